@@ -1,0 +1,108 @@
+/*
+ * The timed part: KVM_RUN until a doorbell, bounded by a watchdog.  Nothing here
+ * prints; every function returns 0 or a negative errno.
+ */
+#include <cpuid.h>
+#include <errno.h>
+#include <linux/kvm.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "shared.h"
+
+#ifndef sigev_notify_thread_id	/* glibc < 2.38 hides its name */
+#define sigev_notify_thread_id _sigev_un._tid
+#endif
+
+/* A real-time signal that neither glibc nor Python uses. */
+#define WATCHDOG_SIGNAL (SIGRTMIN + 5)
+
+/* How often the watchdog repeats itself after it fired first: the thread may have
+ * been between the check and the call. */
+#define WATCHDOG_REPEAT_NS 10000000
+
+static __thread struct kvm_run *volatile watched;
+static __thread volatile sig_atomic_t expired;
+
+/* KVM_RUN looks at immediate_exit after it has blocked the race with signals
+ * (KVM API, 5. The kvm_run structure), so setting it here loses no wake-up. */
+static void watchdog_fired(int sig)
+{
+	(void)sig;
+	expired = 1;
+	if (watched)
+		watched->immediate_exit = 1;
+}
+
+static int watchdog_start(timer_t *timer, uint64_t timeout_ns)
+{
+	struct sigaction action = { .sa_handler = watchdog_fired };
+	struct itimerspec when = {
+		.it_value = { timeout_ns / 1000000000, timeout_ns % 1000000000 },
+		.it_interval = { 0, WATCHDOG_REPEAT_NS },
+	};
+	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WATCHDOG_SIGNAL };
+
+	event.sigev_notify_thread_id = syscall(SYS_gettid);
+	if (sigaction(WATCHDOG_SIGNAL, &action, NULL) < 0 ||
+	    timer_create(CLOCK_MONOTONIC, &event, timer) < 0)
+		return -errno;
+	if (timer_settime(*timer, 0, &when, NULL) < 0) {
+		int error = -errno;
+
+		timer_delete(*timer);
+		return error;
+	}
+	return 0;
+}
+
+/*
+ * Run until the guest rings a doorbell or exits for any reason but the op `pio`,
+ * whose port writes are taken here and counted in *pio_exits.  -ETIME: the
+ * watchdog ended it; -EINTR: another signal did.
+ */
+static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint64_t *pio_exits)
+{
+	timer_t timer;
+	int error;
+
+	expired = 0;
+	watched = run;
+	error = watchdog_start(&timer, timeout_ns);
+	if (error) {
+		watched = NULL;
+		return error;
+	}
+	do {
+		error = ioctl(vcpu, KVM_RUN, 0) < 0 ? -errno : 0;
+		if (error || run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_PIO)
+			break;
+		(*pio_exits)++;
+	} while (1);
+	watched = NULL;
+	timer_delete(timer);
+	if (error == -EINTR && expired)
+		error = -ETIME;
+	run->immediate_exit = 0;
+	return error;
+}
+
+static int kvmh_ioctl(int fd, unsigned long request, uintptr_t argument)
+{
+	int result = ioctl(fd, request, argument);
+
+	return result < 0 ? -errno : result;
+}
+
+/* CPUID is an instruction: Python has no other way to ask who the hypervisor
+ * under us is.  registers: eax, ebx, ecx, edx. */
+static void kvmh_cpuid(uint32_t leaf, uint32_t registers[4])
+{
+	__cpuid_count(leaf, 0, registers[0], registers[1], registers[2], registers[3]);
+}

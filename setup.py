@@ -1,0 +1,61 @@
+"""Build what setuptools cannot describe in pyproject.toml: the compiled core and the guests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from setuptools import setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent
+GUESTS = ROOT / "guests"
+
+
+def guest_code_address() -> str:
+    """Ask the preprocessor for GUEST_CODE, so that the linker needs no second copy."""
+    probe = b'#include "shared.h"\nGUEST_CODE'
+    command = [os.environ.get("CC", "cc"), "-E", "-P", f"-I{GUESTS}", "-"]
+    done = subprocess.run(command, input=probe, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode().strip()
+
+
+def assemble(source: Path, destination: Path, address: str) -> dict[str, object]:
+    """Assemble one guest into its ELF file and flat blob; return its row of the index."""
+    from elftools.elf.elffile import ELFFile  # noqa: PLC0415 - a build requirement, not setup.py's
+
+    elf = destination / f"{source.stem}.elf"
+    with tempfile.TemporaryDirectory() as scratch:
+        obj = Path(scratch, "guest.o")
+        compiler = [os.environ.get("CC", "cc"), "-c", f"-I{GUESTS}", "-o", str(obj), str(source)]
+        subprocess.run(compiler, check=True)
+        linker = ["ld", f"-Ttext={address}", f"-e{address}", "--build-id=none", "-o", str(elf)]
+        subprocess.run([*linker, str(obj)], check=True)
+    with elf.open("rb") as file:
+        image = ELFFile(file)
+        blob = image.get_section_by_name(".text").data()
+        table = image.get_section_by_name(".symtab").iter_symbols()
+        symbols = {symbol.name: symbol["st_value"] for symbol in table}
+    (destination / f"{source.stem}.bin").write_bytes(blob)
+    entries = {name[3:]: at for name, at in symbols.items() if name.startswith("op_")}
+    return {"sha256": hashlib.sha256(blob).hexdigest(), "entries": entries}
+
+
+class BuildWithGuests(build_ext):
+    """Assemble guests/*.S beside the extension, wherever setuptools puts that."""
+
+    def run(self) -> None:
+        super().run()
+        base = ROOT if self.inplace else Path(self.build_lib)
+        destination = base / "kvmharness" / "blobs"
+        destination.mkdir(parents=True, exist_ok=True)
+        address = guest_code_address()
+        index = {s.stem: assemble(s, destination, address) for s in sorted(GUESTS.glob("*.S"))}
+        (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+setup(cffi_modules=["kvmharness/core_build.py:ffibuilder"], cmdclass={"build_ext": BuildWithGuests})
