@@ -1,0 +1,67 @@
+"""The exceptions a user may meet: each one line, `operation: cause; next step`."""
+
+from __future__ import annotations
+
+import errno as errno_names
+import os
+
+EXIT_OK = 0
+EXIT_REGRESSION = 1
+EXIT_USAGE = 2
+EXIT_UNCLEAR = 3
+EXIT_LOST = 4
+EXIT_NOTHING_RAN = 77
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
+class HarnessError(Exception):
+    """Base of all; `exit_code` is what the command line ends with."""
+
+    exit_code = EXIT_UNCLEAR
+
+
+class UsageError(HarnessError):
+    """What was asked for cannot be understood, found, read or written."""
+
+    exit_code = EXIT_USAGE
+
+
+class Unavailable(HarnessError):
+    """Nothing can be measured on this machine as it stands."""
+
+    exit_code = EXIT_NOTHING_RAN
+
+
+class KvmError(HarnessError):
+    """An ioctl failed.
+
+    `ioctl` is the request's name in the KVM API, `errno` the positive error number.
+    """
+
+    exit_code = EXIT_LOST
+
+    def __init__(self, ioctl: str, errno: int, next_step: str = "") -> None:
+        name = errno_names.errorcode.get(errno, str(errno))
+        message = f"{ioctl}: {name}: {os.strerror(errno)}"
+        super().__init__(f"{message}; {next_step}" if next_step else message)
+        self.ioctl = ioctl
+        self.errno = errno
+
+
+class GuestError(HarnessError):
+    """A guest did not do what its protocol says.
+
+    `rip` is where it stood (None where KVM would not tell), `reason` what was seen.
+    """
+
+    exit_code = EXIT_LOST
+
+    def __init__(self, reason: str, rip: int | None) -> None:
+        where = "unknown" if rip is None else f"{rip:#x}"
+        super().__init__(f"guest: {reason}; rip {where}")
+        self.reason = reason
+        self.rip = rip
+
+
+class GuestTimeout(GuestError):
+    """The watchdog ended a guest that rang no doorbell in time."""

@@ -1,0 +1,226 @@
+"""KVM's three file descriptors as objects: System, Vm, Vcpu.
+
+Method names follow the ioctls mechanically: KVM_SET_USER_MEMORY_REGION is
+`Vm.set_user_memory_region`.  Source throughout: the KVM API document, section 4.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+from types import TracebackType
+from typing import Any, Self
+
+from kvmharness import exits, raw
+from kvmharness.errors import KvmError, Unavailable
+from kvmharness.raw import ffi, lib
+
+DEVICE = "/dev/kvm"
+
+_OPEN_HINTS = {
+    errno.ENOENT: "load kvm_intel or kvm_amd (modprobe), or switch on virtualisation in the "
+    "firmware or nested virtualisation in the cloud's settings",
+    errno.EACCES: "not readable by this user; add it to group kvm (usermod -aG kvm USER) and log "
+    "in again",
+    errno.ENXIO: "no KVM module answers; load kvm_intel or kvm_amd (modprobe)",
+    errno.ENODEV: "no KVM module answers; load kvm_intel or kvm_amd (modprobe)",
+}
+
+
+class _Fd:
+    """A file descriptor that a `with` block closes."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def close(self) -> None:
+        """Close it; a second call does nothing."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class System(_Fd):
+    """The system file descriptor, /dev/kvm.
+
+    Raises Unavailable where it cannot be opened or speaks another API version.
+    """
+
+    def __init__(self, device: str = DEVICE) -> None:
+        try:
+            super().__init__(os.open(device, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as error:
+            code = error.errno or 0
+            hint = _OPEN_HINTS.get(code, "see `kvmharness doctor`")
+            name = errno.errorcode.get(code, str(code))
+            raise Unavailable(f"open {device}: {name}: {hint}") from None
+        try:
+            self._check_version(device)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_version(self, device: str) -> None:
+        try:
+            version = self.get_api_version()
+        except KvmError as error:
+            raise Unavailable(f"{device}: {error}; it is not KVM's device") from None
+        if version != lib.KVM_API_VERSION:
+            raise Unavailable(
+                f"{device}: KVM_GET_API_VERSION: {version} where {lib.KVM_API_VERSION} is "
+                "needed; use a kernel from 2.6.22 on"
+            )
+
+    def get_api_version(self) -> int:
+        """Return the API version, 12 since Linux 2.6.22."""
+        return raw.ioctl(self.fd, "KVM_GET_API_VERSION")
+
+    def check_extension(self, capability: str) -> int:
+        """Return what KVM_CHECK_EXTENSION says of KVM_CAP_<capability>: 0 if unsupported.
+
+        A capability that the build's header does not name counts as unsupported.
+        """
+        number = getattr(lib, f"KVM_CAP_{capability}", None)
+        return 0 if number is None else raw.ioctl(self.fd, "KVM_CHECK_EXTENSION", number)
+
+    def get_vcpu_mmap_size(self) -> int:
+        """Return the size in bytes of a vCPU's mapped `struct kvm_run`."""
+        return raw.ioctl(self.fd, "KVM_GET_VCPU_MMAP_SIZE")
+
+    def get_supported_cpuid(self) -> Any:
+        """Return KVM's `struct kvm_cpuid2 *` of what a guest may be offered."""
+        cpuid = raw.new("struct kvm_cpuid2 *", {"entries": raw.CPUID_ENTRIES})
+        cpuid.nent = raw.CPUID_ENTRIES
+        raw.ioctl(self.fd, "KVM_GET_SUPPORTED_CPUID", cpuid)
+        return cpuid
+
+    def create_vm(self) -> Vm:
+        """Create a VM of the default type."""
+        hint = "/dev/kvm may be held by another hypervisor, or memory is short"
+        return Vm(raw.ioctl(self.fd, "KVM_CREATE_VM", next_step=hint), self.get_vcpu_mmap_size())
+
+
+class _WithStats(_Fd):
+    def get_stats_fd(self) -> int:
+        """Return a new file descriptor of the binary statistics (KVM API 4.133, Linux 5.14)."""
+        return raw.ioctl(self.fd, "KVM_GET_STATS_FD", next_step="Linux 5.14 or later has it")
+
+
+class Vm(_WithStats):
+    """A VM's file descriptor; owns the mappings of the guest's memory."""
+
+    def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
+        super().__init__(fd)
+        self._vcpu_mmap_size = vcpu_mmap_size
+        self._memory: list[mmap.mmap] = []
+
+    def set_tss_addr(self, address: int) -> None:
+        """Reserve three pages below 4 GiB, which Intel needs for real mode."""
+        raw.ioctl(self.fd, "KVM_SET_TSS_ADDR", address)
+
+    def set_identity_map_addr(self, address: int) -> None:
+        """Reserve one page below 4 GiB, which Intel needs for unpaged mode with EPT."""
+        raw.ioctl(self.fd, "KVM_SET_IDENTITY_MAP_ADDR", raw.new("uint64_t *", address))
+
+    def create_irqchip(self) -> None:
+        """Create the in-kernel PIC, IOAPIC and local APICs."""
+        raw.ioctl(self.fd, "KVM_CREATE_IRQCHIP")
+
+    def set_user_memory_region(self, slot: int, address: int, size: int) -> mmap.mmap:
+        """Back guest-physical `address` with `size` bytes of fresh zeroed memory; return it.
+
+        The mapping is private and barred from transparent huge pages, so that
+        a guest's 4 KiB page is one on the host.  It lives until close().
+        """
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = mmap.mmap(-1, size, flags=flags)
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        base = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
+        region = raw.new("struct kvm_userspace_memory_region *", [slot, 0, address, size, base])
+        raw.ioctl(self.fd, "KVM_SET_USER_MEMORY_REGION", region)
+        self._memory.append(memory)
+        return memory
+
+    def create_vcpu(self, number: int) -> Vcpu:
+        """Create vCPU `number` and map its `struct kvm_run`."""
+        return Vcpu(raw.ioctl(self.fd, "KVM_CREATE_VCPU", number), self._vcpu_mmap_size)
+
+    def close(self) -> None:
+        """Close the VM and unmap the guest's memory; its vCPUs are closed first."""
+        super().close()
+        while self._memory:
+            self._memory.pop().close()
+
+
+class Vcpu(_WithStats):
+    """A vCPU's file descriptor; one thread at a time may use it."""
+
+    def __init__(self, fd: int, mmap_size: int) -> None:
+        super().__init__(fd)
+        self._mapping = mmap.mmap(fd, mmap_size)
+        self._buffer = ffi.from_buffer(self._mapping)
+        self.kvm_run = ffi.cast("struct kvm_run *", self._buffer)
+
+    def _get(self, name: str, ctype: str) -> Any:
+        value = raw.new(ctype)
+        raw.ioctl(self.fd, name, value)
+        return value
+
+    def get_regs(self) -> Any:
+        """Return a new `struct kvm_regs *`."""
+        return self._get("KVM_GET_REGS", "struct kvm_regs *")
+
+    def set_regs(self, regs: Any) -> None:
+        """Set the general registers from a `struct kvm_regs *`."""
+        raw.ioctl(self.fd, "KVM_SET_REGS", regs)
+
+    def get_sregs(self) -> Any:
+        """Return a new `struct kvm_sregs *`: segments, control registers, EFER."""
+        return self._get("KVM_GET_SREGS", "struct kvm_sregs *")
+
+    def set_sregs(self, sregs: Any) -> None:
+        """Set the special registers from a `struct kvm_sregs *`."""
+        raw.ioctl(self.fd, "KVM_SET_SREGS", sregs)
+
+    def set_cpuid2(self, cpuid: Any) -> None:
+        """Set what the guest's CPUID says, before its first KVM_RUN."""
+        raw.ioctl(self.fd, "KVM_SET_CPUID2", cpuid)
+
+    def get_mp_state(self) -> int:
+        """Return KVM_MP_STATE_*; it needs an in-kernel irqchip to tell of a halt."""
+        return int(self._get("KVM_GET_MP_STATE", "struct kvm_mp_state *").mp_state)
+
+    def get_tsc_khz(self) -> int:
+        """Return the guest's TSC frequency in kHz."""
+        return raw.ioctl(self.fd, "KVM_GET_TSC_KHZ")
+
+    def run(self, timeout_ns: int) -> tuple[exits.Exit, int]:
+        """Run until the guest leaves to user space for anything but the op `pio`.
+
+        Returns the exit and how many port writes of that op were handled on the way.
+        Raises KvmError: ETIME after `timeout_ns` nanoseconds, EINTR for another signal.
+        """
+        error, pio = raw.run(self.fd, self.kvm_run, timeout_ns)
+        if error:
+            raise KvmError("KVM_RUN", error)
+        return exits.read(self.kvm_run), pio
+
+    def close(self) -> None:
+        """Unmap `struct kvm_run` and close; a second call does nothing."""
+        if self.fd >= 0:
+            self.kvm_run = None
+            ffi.release(self._buffer)
+            self._mapping.close()
+        super().close()

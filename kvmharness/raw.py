@@ -1,0 +1,89 @@
+"""The thin layer: request numbers, the ioctl call, the compiled core.
+
+Nothing else imports `kvmharness._core`.  Request numbers are built here with
+python-ioctl-opt from the sizes that the compiler gave; tests hold each one against the
+macro of <linux/kvm.h>.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import Any, Final
+
+from ioctl_opt import IO, IOC, IOC_READ, IOC_WRITE
+
+from kvmharness._core import ffi, lib
+from kvmharness.errors import KvmError
+
+__all__ = ["CPUID_ENTRIES", "REQUESTS", "cpuid", "ffi", "ioctl", "lib", "new", "run"]
+
+NONE = 0
+# Room for KVM_GET_SUPPORTED_CPUID's answer: QEMU starts at 100, real hosts give about 60.
+CPUID_ENTRIES = 256
+
+# name: (direction, number, argument's C type); KVM API, section 4.
+_SHAPES: Final[dict[str, tuple[int, int, str | None]]] = {
+    "KVM_GET_API_VERSION": (NONE, 0x00, None),
+    "KVM_CREATE_VM": (NONE, 0x01, None),
+    "KVM_CHECK_EXTENSION": (NONE, 0x03, None),
+    "KVM_GET_VCPU_MMAP_SIZE": (NONE, 0x04, None),
+    "KVM_GET_SUPPORTED_CPUID": (IOC_READ | IOC_WRITE, 0x05, "struct kvm_cpuid2"),
+    "KVM_CREATE_VCPU": (NONE, 0x41, None),
+    "KVM_SET_USER_MEMORY_REGION": (IOC_WRITE, 0x46, "struct kvm_userspace_memory_region"),
+    "KVM_SET_TSS_ADDR": (NONE, 0x47, None),
+    "KVM_SET_IDENTITY_MAP_ADDR": (IOC_WRITE, 0x48, "uint64_t"),
+    "KVM_CREATE_IRQCHIP": (NONE, 0x60, None),
+    "KVM_RUN": (NONE, 0x80, None),
+    "KVM_GET_REGS": (IOC_READ, 0x81, "struct kvm_regs"),
+    "KVM_SET_REGS": (IOC_WRITE, 0x82, "struct kvm_regs"),
+    "KVM_GET_SREGS": (IOC_READ, 0x83, "struct kvm_sregs"),
+    "KVM_SET_SREGS": (IOC_WRITE, 0x84, "struct kvm_sregs"),
+    "KVM_SET_CPUID2": (IOC_WRITE, 0x90, "struct kvm_cpuid2"),
+    "KVM_GET_MP_STATE": (IOC_READ, 0x98, "struct kvm_mp_state"),
+    "KVM_GET_TSC_KHZ": (NONE, 0xA3, None),
+    "KVM_GET_STATS_FD": (NONE, 0xCE, None),
+}
+
+
+def _number(direction: int, nr: int, argument: str | None) -> int:
+    if argument is None:
+        return int(IO(lib.KVMIO, nr))
+    return int(IOC(direction, lib.KVMIO, nr, ffi.sizeof(argument)))
+
+
+REQUESTS = MappingProxyType({name: _number(*shape) for name, shape in _SHAPES.items()})
+
+
+def new(ctype: str, init: Any = None) -> Any:
+    """Allocate a zeroed C object, e.g. `new("struct kvm_regs *")`."""
+    return ffi.new(ctype, init)
+
+
+def ioctl(fd: int, name: str, argument: Any = 0, *, next_step: str = "") -> int:
+    """Call the request `name` on `fd`; `argument` is a number or a pointer from new().
+
+    Returns the ioctl's own result (>= 0).  Raises KvmError with `next_step` as its hint.
+    """
+    value = argument if isinstance(argument, int) else int(ffi.cast("uintptr_t", argument))
+    result: int = lib.kvmh_ioctl(fd, REQUESTS[name], value)
+    if result < 0:
+        raise KvmError(name, -result, next_step)
+    return result
+
+
+def run(fd: int, kvm_run: Any, timeout_ns: int) -> tuple[int, int]:
+    """KVM_RUN until a doorbell or any other exit that is not the op `pio`.
+
+    `kvm_run` is the mapped struct, `timeout_ns` > 0 bounds the call.  Returns (0 or a
+    positive errno, port writes of the op `pio` handled); ETIME means the watchdog ended it.
+    """
+    pio = ffi.new("uint64_t *")
+    error: int = lib.kvmh_run(fd, kvm_run, timeout_ns, pio)
+    return -error, int(pio[0])
+
+
+def cpuid(leaf: int) -> tuple[int, int, int, int]:
+    """Execute CPUID with subleaf 0 on this CPU; returns eax, ebx, ecx, edx."""
+    registers = ffi.new("uint32_t[4]")
+    lib.kvmh_cpuid(leaf, registers)
+    return registers[0], registers[1], registers[2], registers[3]

@@ -1,0 +1,63 @@
+"""What the tests share: the gate to /dev/kvm, and stubs that misbehave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from kvmharness.errors import Unavailable
+from kvmharness.guest import Blob
+from kvmharness.kvm import System
+from kvmharness.raw import lib
+
+REQUIRE = "KVMHARNESS_REQUIRE_KVM"
+
+
+def why_no_kvm() -> str | None:
+    try:
+        System().close()
+    except Unavailable as error:
+        return str(error)
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    reason = why_no_kvm()
+    if reason is None or os.environ.get(REQUIRE) == "1":
+        return  # with REQUIRE the tests run and fail on what is missing
+    for item in items:
+        if item.get_closest_marker("kvm"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    with System() as opened:
+        yield opened
+
+
+@pytest.fixture
+def stub() -> Callable[..., Blob]:
+    """Make a guest of raw machine code that starts where every guest does."""
+
+    def make(code: bytes, guest: str = "long64") -> Blob:
+        return Blob(guest, code, "", {"cr0_wp": lib.GUEST_CODE, "empty": lib.GUEST_CODE})
+
+    return make
+
+
+@pytest.fixture
+def kvmharness() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line as a user does, in a process of its own."""
+
+    def call(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # type: ignore[call-overload, no-any-return]
+            [sys.executable, "-m", "kvmharness", *arguments],
+            capture_output=True, text=True, timeout=60, check=False, **options,
+        )  # fmt: skip
+
+    return call

@@ -1,0 +1,61 @@
+"""Request numbers and struct sizes against the header that the core was compiled with."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from kvmharness import raw
+from kvmharness.errors import KvmError
+from kvmharness.raw import REQUESTS, ffi, lib
+
+# The ABI of x86: these sizes are baked into the request numbers of every kernel.
+ABI_SIZES = {
+    "struct kvm_regs": 144,
+    "struct kvm_sregs": 312,
+    "struct kvm_segment": 24,
+    "struct kvm_userspace_memory_region": 32,
+    "struct kvm_cpuid_entry2": 40,
+    "struct kvm_cpuid2": 8,
+    "struct kvm_mp_state": 4,
+    "struct kvm_stats_header": 24,
+    "struct kvm_stats_desc": 16,
+}
+
+
+@pytest.mark.parametrize("name", sorted(REQUESTS))
+def test_request_number_is_the_headers(name: str) -> None:
+    assert REQUESTS[name] == getattr(lib, name)
+
+
+def test_every_request_of_the_core_is_built() -> None:
+    macros = {n for n in dir(lib) if n.startswith(("KVM_GET_", "KVM_SET_", "KVM_CREATE_"))}
+    assert macros <= set(REQUESTS)
+
+
+@pytest.mark.parametrize(("ctype", "size"), ABI_SIZES.items())
+def test_struct_size(ctype: str, size: int) -> None:
+    assert ffi.sizeof(ctype) == size
+
+
+def test_kvm_run_offsets() -> None:
+    # The KVM API document, section 5, fixes where the exit's payload begins.
+    assert ffi.offsetof("struct kvm_run", "immediate_exit") == 1
+    assert ffi.offsetof("struct kvm_run", "exit_reason") == 8
+    assert ffi.offsetof("struct kvm_run", "io") == 32
+
+
+def test_shared_page_holds_its_samples() -> None:
+    assert lib.SHARED_STAMPS + 16 * lib.SHARED_MAX_SAMPLES <= lib.SHARED_SIZE
+    assert lib.GUEST_SHARED + lib.SHARED_SIZE <= lib.GUEST_PAGE_TABLES
+
+
+def test_failing_ioctl_names_itself_and_the_cause() -> None:
+    with open(os.devnull) as file, pytest.raises(KvmError) as caught:
+        raw.ioctl(file.fileno(), "KVM_GET_API_VERSION", next_step="open /dev/kvm")
+    assert caught.value.ioctl == "KVM_GET_API_VERSION"
+    assert caught.value.errno == errno.ENOTTY
+    assert str(caught.value).startswith("KVM_GET_API_VERSION: ENOTTY: ")
+    assert str(caught.value).endswith("; open /dev/kvm")
