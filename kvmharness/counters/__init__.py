@@ -1,0 +1,1 @@
+"""What was counted per op: one module a source."""
