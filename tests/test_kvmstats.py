@@ -1,0 +1,91 @@
+"""KVM's statistics: from the descriptor on the real /dev/kvm, and from debugfs."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kvmharness.cases import Case
+from kvmharness.counters.kvmstats import Debugfs, KvmStats, StatsFd
+from kvmharness.errors import KvmError
+from kvmharness.host import vendor_module
+from kvmharness.kvm import System, Vcpu, Vm
+from kvmharness.machine import Machine
+
+
+@pytest.mark.kvm
+def test_port_writes_are_counted_one_by_one(system: System) -> None:
+    with Machine(system, Case("long64", "pio")) as machine:
+        machine.measure(10, 1)
+        with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+            counts = machine.measure(1000, 2, [stats]).counts
+    assert stats.absent is None
+    # Whoever emulates the port write, each one leaves to user space once.
+    assert counts["kvm.exits"] >= 2000
+    assert counts["kvm.exits"] < 2200
+
+
+@pytest.mark.kvm
+def test_empty_loop_exits_almost_never(system: System) -> None:
+    with Machine(system, Case("long64", "empty")) as machine:
+        machine.measure(10, 1)
+        with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+            counts = machine.measure(10_000, 2, [stats]).counts
+    assert counts["kvm.exits"] / 20_000 < 0.01
+
+
+@pytest.mark.kvm
+def test_cpuid_exits_on_vmx_and_svm(system: System) -> None:
+    if vendor_module() not in {"kvm_intel", "kvm_amd"}:
+        pytest.skip(f"{vendor_module()} may emulate CPUID without an exit")
+    with Machine(system, Case("long64", "cpuid")) as machine:
+        machine.measure(10, 1)
+        with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+            counts = machine.measure(1000, 2, [stats]).counts
+    assert counts["kvm.exits"] >= 2000
+
+
+@pytest.mark.kvm
+def test_histograms_and_present_values_are_left_out(system: System) -> None:
+    with Machine(system, Case("long64", "empty")) as machine:
+        reader = StatsFd(machine.vcpu)
+        names = reader.read()
+        reader.close()
+    assert "exits" in names
+    assert "halt_poll_success_hist" not in names
+    assert "guest_mode" not in names
+
+
+class _Refusing:
+    """Stands in for a VM of a kernel before 5.14, which this machine does not run."""
+
+    fd = 7
+
+    def get_stats_fd(self) -> int:
+        raise KvmError("KVM_GET_STATS_FD", 25)
+
+
+def test_debugfs_reads_plain_counts_only(tmp_path: Path) -> None:
+    # A folder laid out as debugfs does it: a mock, for kernels before 5.14.
+    folder = tmp_path / f"{threading.get_native_id()}-7"
+    folder.mkdir()
+    (folder / "exits").write_text("12\n")
+    (folder / "halt_poll_hist").write_text("1 2 3\n")
+    (folder / "vcpu0").mkdir()
+    vm: Vm = _Refusing()  # type: ignore[assignment]
+    assert Debugfs(vm, tmp_path).read() == {"exits": 12}
+
+
+def test_no_source_at_all_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(Debugfs.__init__, "__defaults__", (tmp_path / "none",))
+    vm: Vm = _Refusing()  # type: ignore[assignment]
+    vcpu: Vcpu = _Refusing()  # type: ignore[assignment]
+    stats = KvmStats(vm, vcpu)
+    assert stats.absent
+    assert "KVM_GET_STATS_FD: ENOTTY" in stats.absent
+    assert "No such file" in stats.absent
+    stats.begin()
+    assert stats.end() == {}
