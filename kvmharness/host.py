@@ -1,0 +1,123 @@
+"""The host record: everything about this machine that could explain a figure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+from pathlib import Path
+
+from kvmharness import raw
+from kvmharness.kvm import System
+from kvmharness.results import Cpu, Host, Kernel, Kvm
+
+SYS = Path("/sys")
+PROC = Path("/proc")
+HYPERVISOR_BIT = 1 << 31  # CPUID leaf 1, ecx: set by hypervisors only (Intel SDM, AMD APM)
+HYPERVISOR_LEAF = 0x40000000
+
+
+def read_text(path: Path) -> str | None:
+    """Return a file's stripped text, None where it is not there or not readable."""
+    try:
+        return path.read_text(errors="replace").strip().strip("\0")
+    except OSError:
+        return None
+
+
+def read_folder(folder: Path) -> dict[str, str]:
+    """Return name to text of the readable files of a folder, {} where there is none."""
+    if not folder.is_dir():
+        return {}
+    texts = {path.name: read_text(path) for path in sorted(folder.iterdir())}
+    return {name: text for name, text in texts.items() if text is not None}
+
+
+def vendor_module(root: Path = SYS) -> str | None:
+    """Return the name of KVM's vendor module, e.g. kvm_amd, built in or loaded."""
+    names = sorted(path.name for path in (root / "module").glob("kvm_*"))
+    known = [name for name in names if (root / "module" / name / "parameters").is_dir()]
+    return known[0] if known else None
+
+
+def hypervisor() -> str | None:
+    """Return the signature of the hypervisor under this kernel, None on bare metal."""
+    if not raw.cpuid(1)[2] & HYPERVISOR_BIT:
+        return None
+    _, ebx, ecx, edx = raw.cpuid(HYPERVISOR_LEAF)
+    signature = struct.pack("<III", ebx, ecx, edx).rstrip(b"\0")
+    return signature.decode("ascii", errors="backslashreplace") or "unnamed"
+
+
+def _kvm(system: System) -> Kvm:
+    module = vendor_module()
+    names = ["kvm", module] if module else ["kvm"]
+    parameters = {name: read_folder(SYS / "module" / name / "parameters") for name in names}
+    return Kvm(system.get_api_version(), module, parameters)
+
+
+def _turbo(cpus: Path) -> bool | None:
+    no_turbo = read_text(cpus / "intel_pstate" / "no_turbo")
+    if no_turbo is not None:
+        return no_turbo == "0"
+    boost = read_text(cpus / "cpufreq" / "boost")
+    return None if boost is None else boost == "1"
+
+
+def parse_cpuinfo(text: str) -> dict[str, str]:
+    """Return the fields of the first CPU in /proc/cpuinfo's text."""
+    first = text.split("\n\n", maxsplit=1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _cpu() -> Cpu:
+    info = parse_cpuinfo(read_text(PROC / "cpuinfo") or "")
+    cpus = SYS / "devices/system/cpu"
+    smt = read_text(cpus / "smt/active")
+
+    def number(field: str) -> int | None:
+        text = info.get(field, "")
+        return int(text) if text.isdigit() else None
+
+    return Cpu(
+        vendor=info.get("vendor_id"),
+        model_name=info.get("model name"),
+        family=number("cpu family"),
+        model=number("model"),
+        stepping=number("stepping"),
+        microcode=info.get("microcode"),
+        online=os.cpu_count() or 1,
+        smt_active=None if smt is None else smt == "1",
+        governor=read_text(cpus / "cpu0/cpufreq/scaling_governor"),
+        turbo=_turbo(cpus),
+        mitigations=read_folder(cpus / "vulnerabilities"),
+    )
+
+
+def _memory_bytes() -> int | None:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return None
+
+
+def record(system: System) -> Host:
+    """Return the record of the machine that `system` belongs to."""
+    kernel = os.uname()
+    signature = hypervisor()
+    with system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+        tsc_khz = vcpu.get_tsc_khz()
+    return Host(
+        name=platform.node(),
+        kernel=Kernel(kernel.release, kernel.version, kernel.machine, read_text(PROC / "cmdline")),
+        kvm=_kvm(system),
+        cpu=_cpu(),
+        clocksource=read_text(
+            SYS / "devices/system/clocksource/clocksource0/current_clocksource"
+        ),
+        tsc_khz=tsc_khz,
+        memory_bytes=_memory_bytes(),
+        nested=signature is not None,
+        hypervisor=signature,
+    )

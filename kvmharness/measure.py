@@ -1,0 +1,203 @@
+"""Measure cases: calibrate, warm up, interleave, and keep every sample.
+
+Light on purpose: this is what runs inside a booted kernel under test, so it imports no
+statistics and prints nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kvmharness.cases import Case
+from kvmharness.counters.kvmstats import PREFIX, KvmStats
+from kvmharness.errors import GuestError, KvmError, UsageError
+from kvmharness.kvm import System
+from kvmharness.machine import MAX_ITERATIONS, Machine
+from kvmharness.results import CaseResult, Disturbance, Settings, per_op
+
+# Calibration starts here and multiplies until a sample is long enough to extrapolate.
+FIRST_ITERATIONS = 16
+GROWTH = 16
+
+Opener = Callable[[System, Case, float], Machine]
+
+
+def open_machine(system: System, case: Case, timeout_s: float) -> Machine:
+    """Create the VM that a case describes."""
+    return Machine(system, case, timeout_s=timeout_s)
+
+
+@dataclass
+class Progress:
+    """One VM's worth of one case is done: round and case number, from 1, of how many."""
+
+    round: int
+    rounds: int
+    case: int
+    cases: int
+    result: CaseResult
+
+
+@dataclass
+class _Account:
+    """A case under way: its result so far and the counts behind the per-op figures."""
+
+    case: Case
+    result: CaseResult
+    ops: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@contextmanager
+def pinned(cpu: int | None) -> Iterator[None]:
+    """Run this thread on `cpu` only (None: leave it alone) and put it back afterwards."""
+    before = os.sched_getaffinity(0)
+    if cpu is not None:
+        try:
+            os.sched_setaffinity(0, {cpu})
+        except (OSError, ValueError) as error:
+            allowed = ", ".join(map(str, sorted(before)))
+            raise UsageError(f"--pin {cpu}: {error}; this process may use {allowed}") from None
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _migrations() -> int | None:
+    try:
+        text = Path("/proc/thread-self/sched").read_text()
+    except OSError:  # a kernel without CONFIG_SCHED_DEBUG
+        return None
+    for line in text.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "se.nr_migrations":
+            return int(value)
+    return None
+
+
+def _steal_ms(cpu: int | None) -> float | None:
+    """Milliseconds that the hypervisor under us took from `cpu` (None: from any CPU)."""
+    name = "cpu" if cpu is None else f"cpu{cpu}"
+    try:
+        text = Path("/proc/stat").read_text()
+    except OSError:
+        return None
+    for line in text.splitlines():
+        fields = line.split()
+        if fields[0] == name and len(fields) > 8:
+            return int(fields[8]) * 1000 / os.sysconf("SC_CLK_TCK")
+    return None
+
+
+def _disturbance(cpu: int | None) -> Disturbance:
+    switches = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+    return Disturbance(switches, _migrations(), _steal_ms(cpu))
+
+
+def _add_disturbance(total: Disturbance, before: Disturbance, after: Disturbance) -> Disturbance:
+    def added(so_far: float | None, a: float | None, b: float | None) -> float | None:
+        return None if a is None or b is None else (so_far or 0) + b - a
+
+    migrations = added(total.migrations, before.migrations, after.migrations)
+    return Disturbance(
+        total.involuntary_switches + after.involuntary_switches - before.involuntary_switches,
+        None if migrations is None else int(migrations),
+        added(total.steal_ms, before.steal_ms, after.steal_ms),
+    )
+
+
+def calibrate(machine: Machine, target_ms: float) -> int:
+    """Return the iterations that make one sample last about `target_ms` milliseconds."""
+    target = target_ms * machine.tsc_khz
+    iterations = FIRST_ITERATIONS
+    while True:
+        ticks = max(machine.measure(iterations, 1).ticks[0], 1)
+        if ticks * 2 >= target or iterations == MAX_ITERATIONS:
+            return max(1, min(round(iterations * target / ticks), MAX_ITERATIONS))
+        # Far off, a short sample says little: grow towards the target, never past twice it.
+        step = min(GROWTH, target / ticks)
+        iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
+
+
+def _one_vm(machine: Machine, account: _Account, settings: Settings, vm: int) -> None:
+    """Warm a fresh VM up, take its samples, and add all to the account."""
+    result = account.result
+    if result.iterations is None:
+        result.iterations = settings.iterations or calibrate(machine, settings.target_ms)
+    iterations = result.iterations
+    machine.measure(iterations, 1)
+    with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+        before = _disturbance(settings.cpu)
+        measured = machine.measure(iterations, settings.samples_per_vm, [stats])
+        after = _disturbance(settings.cpu)
+        if stats.absent:
+            result.absent[f"{PREFIX}*"] = stats.absent
+    result.disturbed = _add_disturbance(result.disturbed, before, after)
+    result.tsc_khz = machine.tsc_khz
+    ns_per_tick = 1e6 / machine.tsc_khz
+    result.samples += [round(t * ns_per_tick / iterations, 4) for t in measured.ticks]
+    result.vms += [vm] * len(measured.ticks)
+    account.ops += iterations * len(measured.ticks)
+    for name, count in measured.counts.items():
+        account.counts[name] = account.counts.get(name, 0) + count
+    result.counters = dict(per_op(account.counts, account.ops))
+
+
+class Session:
+    """Cases being measured; `results` is theirs, in the order given, always up to date.
+
+    A guest or an ioctl that fails ends its own case only: the reason stands in `failed`.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        cases: Sequence[Case],
+        settings: Settings,
+        opener: Opener = open_machine,
+    ) -> None:
+        self._system = system
+        self._settings = settings
+        self._opener = opener
+        self._accounts = [
+            _Account(case, CaseResult(case.name, case.guest, case.op, dict(case.params)))
+            for case in cases
+        ]
+        self._rounds = 0
+
+    @property
+    def results(self) -> list[CaseResult]:
+        return [account.result for account in self._accounts]
+
+    def measure(self, rounds: int, names: set[str] | None = None) -> Iterator[Progress]:
+        """Give each case (of those in `names`) a fresh VM a round; yield after each.
+
+        Every round begins with another case, so that drift hits all alike.
+        """
+        chosen = [a for a in self._accounts if names is None or a.case.name in names]
+        last = self._rounds + rounds
+        with pinned(self._settings.cpu):
+            while self._rounds < last:
+                turn = self._rounds % len(chosen)
+                for number, account in enumerate(chosen[turn:] + chosen[:turn], 1):
+                    if account.result.failed is None:
+                        self._measure_one(account)
+                    yield Progress(
+                        self._rounds + 1, last, number, len(chosen), account.result
+                    )
+                self._rounds += 1
+
+    def _measure_one(self, account: _Account) -> None:
+        settings = self._settings
+        try:
+            with self._opener(self._system, account.case, settings.timeout_s) as machine:
+                _one_vm(machine, account, settings, self._rounds)
+        except (GuestError, KvmError) as error:
+            account.result.failed = str(error)
+

@@ -1,0 +1,220 @@
+"""The result file: its types, and reading and writing it (described in docs/results.md)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from kvmharness.errors import UsageError
+
+SCHEMA = "kvmharness.run/1"
+
+
+class Interval(msgspec.Struct):
+    """A median with its 95 % interval; `ci95` is null where one VM gave all samples."""
+
+    median: float
+    ci95: tuple[float, float] | None
+
+
+class Net(Interval):
+    """The median less the one of `empty`; `unclear` where the interval includes 0."""
+
+    unclear: bool
+
+
+class PerOp(Interval):
+    """Per op in the case's unit, gross; `net` is null for `empty` and where it was not run."""
+
+    net: Net | None = None
+
+
+class Disturbance(msgspec.Struct):
+    """What came between the samples: null where this kernel does not say."""
+
+    involuntary_switches: int = 0
+    migrations: int | None = None
+    steal_ms: float | None = None
+
+
+class CaseResult(msgspec.Struct):
+    """One case: every sample, and what was made of them."""
+
+    name: str
+    guest: str
+    op: str
+    params: dict[str, int]
+    iterations: int | None = None
+    unit: str = "ns"
+    tsc_khz: int | None = None
+    samples: list[float] = []
+    # The index of the VM that gave each sample.
+    vms: list[int] = []
+    per_op: PerOp | None = None
+    tsc: Interval | None = None
+    counters: dict[str, float | None] = {}
+    # Why a counter, or with the key `kvm.*` all of a source's, is null.
+    absent: dict[str, str] = {}
+    disturbed: Disturbance = msgspec.field(default_factory=Disturbance)
+    noisy: str | None = None
+    skipped: str | None = None
+    failed: str | None = None
+
+
+class Kernel(msgspec.Struct):
+    """The kernel that runs the guests."""
+
+    release: str
+    build: str
+    machine: str
+    cmdline: str | None
+
+
+class Kvm(msgspec.Struct):
+    """KVM as this kernel has it: vendor module and the parameters of both modules."""
+
+    api_version: int
+    module: str | None
+    parameters: dict[str, dict[str, str]]
+
+
+class Cpu(msgspec.Struct):
+    """The host's CPU as the kernel describes it."""
+
+    vendor: str | None
+    model_name: str | None
+    family: int | None
+    model: int | None
+    stepping: int | None
+    microcode: str | None
+    online: int
+    smt_active: bool | None
+    governor: str | None
+    turbo: bool | None
+    mitigations: dict[str, str]
+
+
+class Host(msgspec.Struct):
+    """Where a run was taken: whoever compares two runs starts here."""
+
+    name: str
+    kernel: Kernel
+    kvm: Kvm
+    cpu: Cpu
+    clocksource: str | None
+    tsc_khz: int | None
+    memory_bytes: int | None
+    nested: bool
+    # The signature of CPUID leaf 0x40000000, null on bare metal.
+    hypervisor: str | None
+
+
+class Tool(msgspec.Struct):
+    """What measured: version, and the sha256 of each guest's blob."""
+
+    version: str
+    guests: dict[str, str]
+
+
+class Settings(msgspec.Struct, frozen=True):
+    """How it was measured; `iterations` null means calibrated to `target_ms` a sample."""
+
+    vms: int
+    samples_per_vm: int
+    target_ms: float
+    iterations: int | None
+    cpu: int | None
+    precision: float
+    timeout_s: float
+
+
+class Run(msgspec.Struct):
+    """All cases measured on one kernel at one time; `finished` is null in a cut-short file."""
+
+    schema: str
+    started: str
+    tool: Tool
+    host: Host
+    settings: Settings
+    clock: str = "tsc"
+    finished: str | None = None
+    cases: list[CaseResult] = []
+
+
+def timestamp() -> str:
+    """Return the time now, UTC, to the second, in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+class _Header(msgspec.Struct):
+    schema: str
+
+
+def encode(run: Run) -> bytes:
+    """Return the file's text: JSON, indented, with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
+
+
+def read(path: Path) -> Run:
+    """Read a result file.  Raises UsageError for anything that is not one."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; name a result file") from None
+    try:
+        schema = msgspec.json.decode(data, type=_Header).schema
+        if schema != SCHEMA:
+            raise UsageError(
+                f"read {path}: schema {schema!r} where {SCHEMA!r} is needed; use the kvmharness "
+                "that wrote it"
+            )
+        return msgspec.json.decode(data, type=Run)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"read {path}: not a run: {error}; measure again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(
+            f"read {path}: not JSON or cut short: {error}; measure again"
+        ) from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise UsageError now rather than after an hour of measuring."""
+    if path.is_dir():
+        raise UsageError(f"write {path}: it is a folder; name a file")
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise UsageError(f"write {path}: {error.strerror}; name another file") from None
+    os.close(descriptor)
+    os.unlink(name)
+
+
+def write(path: Path, run: Run) -> None:
+    """Write the file whole or not at all: a temporary file, fsync, rename."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
+            try:
+                file.write(encode(run))
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o644)
+                os.replace(file.name, path)
+            except BaseException:
+                with suppress(FileNotFoundError):  # interrupted after the rename
+                    os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise UsageError(f"write {path}: {error.strerror}; name another file") from None
+
+
+def per_op(counts: Mapping[str, int], ops: int) -> dict[str, float]:
+    """Divide counts by the number of ops they were taken over."""
+    return {name: count / ops for name, count in counts.items()}

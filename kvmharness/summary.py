@@ -1,0 +1,56 @@
+"""From samples to figures: fill in what the statistics say of each case."""
+
+from __future__ import annotations
+
+from kvmharness import stats
+from kvmharness.cases import Case
+from kvmharness.results import CaseResult, Interval, PerOp, Run
+
+# More than one involuntary switch in this many samples is worth naming as a cause.
+SAMPLES_PER_SWITCH = 10
+
+
+def _cause(result: CaseResult, groups: list[stats.Floats]) -> str:
+    """Name what was seen to disturb the case, most direct first."""
+    seen = result.disturbed
+    causes = []
+    if seen.involuntary_switches * SAMPLES_PER_SWITCH > len(result.samples):
+        causes.append(f"{seen.involuntary_switches} involuntary context switches")
+    if seen.migrations:
+        causes.append(f"{seen.migrations} CPU migrations")
+    if seen.steal_ms:
+        causes.append(f"{seen.steal_ms:g} ms stolen by the hypervisor")
+    middles = sorted(stats.median([group]).median for group in groups)
+    spread = middles[-1] / middles[0] - 1 if middles[0] > 0 else 0.0
+    causes.append(f"medians of single VMs spread over {spread:.0%}")
+    return ", ".join(causes)
+
+
+def _noise(result: CaseResult, groups: list[stats.Floats], precision: float) -> str | None:
+    if result.per_op is None:
+        return None
+    width = stats.half_width(result.per_op)
+    if width is None:
+        return "one VM tells nothing of the spread between VMs: use --vms 5 or more"
+    if width <= precision:
+        return None
+    return f"interval ±{width:.1%} where ±{precision:.1%} was asked: {_cause(result, groups)}"
+
+
+def summarise(run: Run) -> None:
+    """Fill `per_op`, `tsc` and `noisy` of every case that has samples, in place."""
+    groups = {c.name: stats.by_vm(c.samples, c.vms) for c in run.cases if c.samples}
+    for result in run.cases:
+        own = groups.get(result.name)
+        if own is None:
+            continue
+        middle = stats.median(own)
+        result.per_op = PerOp(middle.median, middle.ci95)
+        baseline = Case(result.guest, result.op, result.params).baseline
+        if result.name != baseline and baseline in groups:
+            result.per_op.net = stats.net(own, groups[baseline])
+        if result.tsc_khz:
+            ticks = result.tsc_khz / 1e6
+            ci95 = middle.ci95 and (middle.ci95[0] * ticks, middle.ci95[1] * ticks)
+            result.tsc = Interval(middle.median * ticks, ci95)
+        result.noisy = _noise(result, own, run.settings.precision)

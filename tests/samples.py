@@ -1,0 +1,52 @@
+"""A made-up run for tests that need a file, not a figure."""
+
+from __future__ import annotations
+
+from kvmharness.results import (
+    SCHEMA,
+    CaseResult,
+    Cpu,
+    Host,
+    Kernel,
+    Kvm,
+    Run,
+    Settings,
+    Tool,
+)
+
+
+def made_up_case(name: str, middle: float, vms: int = 5, each: int = 6) -> CaseResult:
+    guest, _, op = name.partition("/")
+    return CaseResult(
+        name=name,
+        guest=guest,
+        op=op,
+        params={},
+        iterations=1000,
+        tsc_khz=2_000_000,
+        samples=[middle * (1 + 0.001 * (i % 7)) for i in range(vms * each)],
+        vms=[i // each for i in range(vms * each)],
+        counters={"kvm.exits": 1.0, "kvm.nested_run": None},
+    )
+
+
+def made_up_run() -> Run:
+    return Run(
+        schema=SCHEMA,
+        started="2026-01-01T00:00:00+00:00",
+        tool=Tool("0", {"long64": "00"}),
+        host=Host(
+            name="host<script>",
+            kernel=Kernel("6.1.0", "#1", "x86_64", None),
+            kvm=Kvm(12, "kvm_amd", {"kvm": {"tdp_mmu": "Y"}, "kvm_amd": {"npt": "1"}}),
+            cpu=Cpu("AuthenticAMD", "EPYC", 25, 17, 1, "0x1", 2, False, None, None, {}),
+            clocksource="tsc",
+            tsc_khz=2_000_000,
+            memory_bytes=1 << 30,
+            nested=True,
+            hypervisor="KVMKVMKVM",
+        ),
+        settings=Settings(5, 6, 1.0, None, 1, 0.05, 10.0),
+        finished="2026-01-01T00:00:01+00:00",
+        cases=[made_up_case("long64/empty", 1.0), made_up_case("long64/cr0_wp", 1000.0)],
+    )

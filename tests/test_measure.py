@@ -1,0 +1,94 @@
+"""Calibration, interleaving and failures that end one case only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from kvmharness import measure
+from kvmharness.cases import Case, select
+from kvmharness.errors import UsageError
+from kvmharness.guest import Blob
+from kvmharness.kvm import System
+from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
+from kvmharness.results import Settings
+
+SETTINGS = Settings(
+    vms=2, samples_per_vm=3, target_ms=0.2, iterations=None, cpu=None, precision=0.05,
+    timeout_s=5.0,
+)  # fmt: skip
+
+
+class _Clockwork:
+    """A machine whose op takes exactly `ticks`: calibration is arithmetic, checked as such."""
+
+    tsc_khz = 1_000_000
+
+    def __init__(self, ticks: float) -> None:
+        self.ticks = ticks
+        self.longest = 0.0
+
+    def measure(self, iterations: int, samples: int) -> Measurement:
+        self.longest = max(self.longest, iterations * self.ticks)
+        return Measurement([int(iterations * self.ticks)] * samples, {}, 0)
+
+
+@pytest.mark.parametrize("ticks", [0.3, 1, 7, 3000, 1e5])
+def test_calibration_hits_the_target(ticks: float) -> None:
+    machine = _Clockwork(ticks)
+    iterations = measure.calibrate(machine, 3.0)  # type: ignore[arg-type]
+    assert iterations * ticks == pytest.approx(3e6, rel=0.02, abs=ticks)
+    assert machine.longest <= 6e6
+
+
+def test_calibration_of_the_extremes_ends() -> None:
+    assert measure.calibrate(_Clockwork(0), 3.0) == MAX_ITERATIONS  # type: ignore[arg-type]
+    assert measure.calibrate(_Clockwork(1e9), 3.0) == 1  # type: ignore[arg-type]
+
+
+def test_pin_to_a_cpu_that_is_not_there() -> None:
+    with pytest.raises(UsageError, match="--pin 99999: "), measure.pinned(99999):
+        pass
+
+
+def test_pin_is_undone() -> None:
+    before = os.sched_getaffinity(0)
+    with measure.pinned(max(before)):
+        assert os.sched_getaffinity(0) == {max(before)}
+    assert os.sched_getaffinity(0) == before
+
+
+@pytest.mark.kvm
+def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
+    cases = select(["long64/empty", "long64/cr0_wp"])
+    session = measure.Session(system, cases, SETTINGS)
+    order = [step.result.op for step in session.measure(2)]
+    assert order == ["empty", "cr0_wp", "cr0_wp", "empty"]
+    for result in session.results:
+        assert result.vms == [0, 0, 0, 1, 1, 1]
+        assert len(result.samples) == 6
+        assert result.counters["kvm.exits"] is not None
+    more = [step.result.op for step in session.measure(1, {"long64/cr0_wp"})]
+    assert more == ["cr0_wp"]
+    assert [len(r.samples) for r in session.results] == [6, 9]
+
+
+@pytest.mark.kvm
+def test_a_lost_guest_ends_its_own_case_only(
+    system: System, stub: Callable[..., Blob]
+) -> None:
+    def opener(system: System, case: Case, timeout_s: float) -> Machine:
+        spin = stub(b"\xeb\xfe") if case.op == "cr0_wp" else None
+        return Machine(system, case, timeout_s=0.2, blob=spin)
+
+    cases = select(["long64/empty", "long64/cr0_wp"])
+    session = measure.Session(system, cases, SETTINGS, opener)
+    steps = list(session.measure(2))
+    empty, toggle = session.results
+    assert len(steps) == 4
+    assert len(empty.samples) == 6
+    assert toggle.samples == []
+    assert toggle.failed is not None
+    assert toggle.failed.startswith("guest: rang no doorbell within 0.2 s")
