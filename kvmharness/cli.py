@@ -1,0 +1,238 @@
+"""The command line.  stdout is the result, stderr the log; exit codes are in errors.py."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from kvmharness import __version__, errors
+
+if TYPE_CHECKING:
+    from kvmharness.measure import Session
+    from kvmharness.results import Run, Settings
+
+# How often a run goes on, in multiples of its VMs, to reach the precision asked.
+MOST_ROUNDS = 4
+
+
+class _Group(click.Group):
+    """Turn every error of ours into its one line and exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except errors.HarnessError as error:
+            click.echo(f"kvmharness: {error}", err=True)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(errors.EXIT_INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="kvmharness")
+def main() -> None:
+    """Measure what a guest's MMU-role changes cost under Linux KVM.
+
+    Exit codes: 0 ok, 2 usage, 3 unclear or noisy, 4 a guest was lost, 77 nothing could
+    run here, 130 interrupted.
+    """
+
+
+class _Pin(click.ParamType[int]):
+    name = "CPU|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if value == "none":
+            return -1
+        if isinstance(value, int) or value.isdigit():
+            return int(value)
+        return self.fail(f"{value!r} is neither a CPU's number nor 'none'", param, ctx)
+
+
+def _settings(
+    vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
+    quick: bool, precision: float, timeout: float,
+) -> Settings:  # fmt: skip
+    from kvmharness.machine import MAX_SAMPLES
+    from kvmharness.results import Settings
+
+    chosen_vms = vms or (5 if quick else 10)
+    chosen_samples = samples or (30 if quick else 100)
+    per_vm = -(-chosen_samples // chosen_vms)
+    if per_vm > MAX_SAMPLES:
+        raise errors.UsageError(
+            f"--samples {chosen_samples}: a VM holds {MAX_SAMPLES} samples; "
+            f"use --vms {-(-chosen_samples // MAX_SAMPLES)} or more"
+        )
+    cpu = max(os.sched_getaffinity(0)) if pin is None else pin
+    return Settings(
+        vms=chosen_vms,
+        samples_per_vm=per_vm,
+        target_ms=1.0 if quick else 3.0,
+        iterations=iterations,
+        cpu=None if cpu < 0 else cpu,
+        precision=precision / 100,
+        timeout_s=timeout,
+    )
+
+
+@main.command()
+@click.argument("pattern", nargs=-1)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")
+@click.option("--list", "only_list", is_flag=True, help="List the cases and measure nothing.")
+@click.option("--quick", is_flag=True, help="5 VMs, 30 samples of 1 ms: a first look.")
+@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [10]")
+@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [100]")
+@click.option(
+    "--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [calibrated to 3 ms]"
+)
+@click.option("--pin", type=_Pin(), help="CPU for the vCPU thread. [the last one allowed]")
+@click.option(
+    "--precision", type=click.FloatRange(0.01, 100), default=5.0, show_default=True,
+    help="Interval wanted, in % of the median to each side; exit 3 where it was not reached.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=click.FloatRange(0.01, 86400), default=10.0, show_default=True,
+    help="Seconds that one measurement may take before its guest is stopped.",
+)  # fmt: skip
+def run(
+    pattern: tuple[str, ...], output: Path | None, as_json: bool, only_list: bool, quick: bool,
+    vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
+    precision: float, timeout: float,
+) -> None:  # fmt: skip
+    """Measure the cases that PATTERN names (all without one) on this kernel.
+
+    Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
+    """
+    from kvmharness import cases, results
+
+    chosen = cases.select(pattern)
+    if only_list:
+        for case in chosen:
+            click.echo(f"{case.name:24} {next(o.about for o in cases.OPS if o.name == case.op)}")
+        return
+    settings = _settings(vms, samples, iterations, pin, quick, precision, timeout)
+    if output:
+        results.check_writable(output)
+    record, interrupted = _measure(chosen, settings, output, extend=vms is None)
+    if as_json:
+        click.echo(results.encode(record), nl=False)
+    else:
+        from kvmharness import tables
+
+        tables.show(record, tables.console())
+    if output:  # after the figures are on stdout: a full disk loses none of them
+        results.write(output, record)
+    sys.exit(errors.EXIT_INTERRUPTED if interrupted else _verdict(record))
+
+
+def _verdict(record: Run) -> int:
+    if any(case.failed for case in record.cases):
+        return errors.EXIT_LOST
+    if not any(case.samples for case in record.cases):
+        return errors.EXIT_NOTHING_RAN
+    if any(case.noisy for case in record.cases):
+        return errors.EXIT_UNCLEAR
+    return errors.EXIT_OK
+
+
+def _measure(
+    chosen: list[Any], settings: Settings, output: Path | None, *, extend: bool
+) -> tuple[Run, bool]:
+    """Measure, saving as it goes; return the run and whether it was interrupted."""
+    from kvmharness import guest, host, kvm, results, summary
+    from kvmharness.measure import Session
+
+    with kvm.System() as system:
+        session = Session(system, chosen, settings)
+        record = results.Run(
+            schema=results.SCHEMA,
+            started=results.timestamp(),
+            tool=results.Tool(
+                __version__, {c.guest: guest.blob(c.guest).sha256 for c in chosen}
+            ),
+            host=host.record(system),
+            settings=settings,
+            cases=session.results,
+        )
+        interrupted = False
+        try:
+            _rounds(session, record, output, extend)
+            record.finished = results.timestamp()
+        except KeyboardInterrupt:
+            interrupted = True
+            summary.summarise(record)
+    return record, interrupted
+
+
+def _rounds(session: Session, record: Run, output: Path | None, extend: bool) -> None:
+    """Measure the rounds planned, then more of the noisy cases while that may help."""
+    from kvmharness import summary
+
+    vms = record.settings.vms
+    _follow(session, record, output, vms, None)
+    summary.summarise(record)
+    for _ in range(1, MOST_ROUNDS):
+        noisy = {case.name for case in record.cases if case.noisy and not case.failed}
+        if not extend or not noisy:
+            return
+        _follow(session, record, output, vms, noisy)
+        summary.summarise(record)
+
+
+def _follow(
+    session: Session, record: Run, output: Path | None, rounds: int, names: set[str] | None
+) -> None:
+    """Run rounds with a progress line on a terminal, saving each round and finished case."""
+    from kvmharness import results
+
+    terminal = sys.stderr.isatty()
+    try:
+        for step in session.measure(rounds, names):
+            if terminal:
+                line = f"VM {step.round} of {step.rounds}, case {step.case} of {step.cases}"
+                click.echo(f"\r\033[K{line}: {step.result.name}", nl=False, err=True)
+            if output and (step.case == step.cases or step.round == step.rounds):
+                with contextlib.suppress(errors.UsageError):  # the last write reports it
+                    results.write(output, record)
+    finally:
+        if terminal:
+            click.echo("\r\033[K", nl=False, err=True)
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def show(file: Path) -> None:
+    """Print the table of a result file.
+
+    Example: kvmharness show here.json
+    """
+    from kvmharness import results, summary, tables
+
+    record = results.read(file)
+    if any(case.samples and case.per_op is None for case in record.cases):
+        summary.summarise(record)
+    tables.show(record, tables.console())
+
+
+@main.command()
+def doctor() -> None:
+    """Say what this host can measure, what it cannot, and what would mend it.
+
+    Example: kvmharness doctor
+    """
+    from kvmharness import doctor as examination
+
+    checks = list(examination.examine())
+    for check in checks:
+        click.echo(f"{'ok  ' if check.ok else 'lack'}  {check.name}: {check.seen}")
+        if check.mend:
+            click.echo(f"      mend: {check.mend}")
+    if not checks[0].ok:
+        sys.exit(errors.EXIT_NOTHING_RAN)

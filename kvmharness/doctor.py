@@ -1,0 +1,80 @@
+"""What this host can measure, what it cannot, and the command that would mend it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from kvmharness import host
+from kvmharness.counters.kvmstats import DEBUGFS
+from kvmharness.errors import KvmError, Unavailable
+from kvmharness.kvm import System
+from kvmharness.results import Host
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing looked at; `mend` is what to type where it is not as it could be."""
+
+    name: str
+    ok: bool
+    seen: str
+    mend: str | None = None
+
+
+def _statistics(system: System) -> Check:
+    if system.check_extension("BINARY_STATS_FD"):
+        return Check("KVM statistics", True, "KVM_GET_STATS_FD")
+    if os.access(DEBUGFS, os.R_OK | os.X_OK):
+        return Check("KVM statistics", True, f"{DEBUGFS} (per VM; this kernel is before 5.14)")
+    return Check(
+        "KVM statistics", False, "no KVM_GET_STATS_FD (before Linux 5.14) and no debugfs",
+        "mount -t debugfs none /sys/kernel/debug  # and run as root",
+    )  # fmt: skip
+
+
+def _clock() -> Check:
+    flags = set(host.parse_cpuinfo(host.read_text(Path("/proc/cpuinfo")) or "")["flags"].split())
+    missing = {"constant_tsc", "nonstop_tsc"} - flags
+    if missing:
+        return Check("TSC", False, f"no {' or '.join(sorted(missing))}: ticks are not a fixed time",
+                     "pin the CPU's frequency, or read the tsc column only")  # fmt: skip
+    return Check("TSC", True, "constant and nonstop")
+
+
+def _governor(record: Host) -> Check:
+    governor = record.cpu.governor
+    if governor in (None, "performance"):
+        return Check("frequency governor", True, governor or "none: the frequency is not ours")
+    return Check(
+        "frequency governor", False, f"{governor}: figures follow the frequency",
+        "cpupower frequency-set -g performance",
+    )  # fmt: skip
+
+
+def examine(device: str = "/dev/kvm") -> Iterator[Check]:
+    """Look at everything a run needs, most needed first."""
+    try:
+        system = System(device)
+    except Unavailable as error:
+        seen, _, mend = str(error).partition("; ")
+        yield Check("/dev/kvm", False, seen, mend or None)
+        yield _clock()
+        return
+    with system:
+        try:
+            record = host.record(system)
+        except KvmError as error:
+            yield Check("/dev/kvm", False, str(error), "see the kernel's log: dmesg | tail")
+            return
+        yield Check("/dev/kvm", True, f"API version {record.kvm.api_version}")
+        module = record.kvm.module
+        yield Check("vendor module", module is not None, module or "none found",
+                    None if module else "modprobe kvm_intel  # or kvm_amd")  # fmt: skip
+        yield _statistics(system)
+        yield _clock()
+        yield _governor(record)
+        seen = f"under {record.hypervisor}: runs are labelled nested" if record.nested else "no"
+        yield Check("nested", True, seen)

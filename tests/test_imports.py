@@ -1,0 +1,74 @@
+"""Imports run one way, the measuring path stays light, one module touches the core."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import kvmharness
+
+ROOT = Path(kvmharness.__file__).parent
+HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools"}
+
+# Data flows down this list: a module imports only from those above it.
+ORDER = """
+    errors cases raw exits kvm guest results host counters counters.source
+    counters.kvmstats btf kernelfile roles machine measure stats summary tables doctor cli __main__
+""".split()
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(p for p in parts if p != "__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Names of our modules that a file imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kvmharness"):
+            base = (node.module or "").removeprefix("kvmharness").lstrip(".")
+            for alias in node.names:
+                name = f"{base}.{alias.name}".lstrip(".")
+                found.add(name if name in ORDER or name == "_core" else base)
+    return found - {""}
+
+
+def files() -> dict[str, Path]:
+    return {
+        module_name(p): p for p in ROOT.rglob("*.py") if p.name != "core_build.py"
+    }
+
+
+def test_every_module_has_its_place() -> None:
+    assert set(files()) - {""} == set(ORDER)
+
+
+def test_imports_run_one_way() -> None:
+    for name, path in files().items():
+        if name:
+            above = set(ORDER[: ORDER.index(name)]) | {"_core"}
+            assert imported(path) <= above, name
+
+
+def test_one_module_touches_the_core() -> None:
+    assert [n for n, p in files().items() if "_core" in imported(p)] == ["raw"]
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(*sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in out.stdout.split()}
+
+
+def test_measuring_imports_nothing_heavy() -> None:
+    loaded = loaded_by("import kvmharness.measure, kvmharness.host, kvmharness.results")
+    assert "kvmharness" in loaded
+    assert not loaded & HEAVY
+
+
+def test_help_imports_neither_statistics_nor_the_core() -> None:
+    loaded = loaded_by("import kvmharness.cli")
+    assert not loaded & (HEAVY | {"msgspec", "cffi", "_cffi_backend"})
