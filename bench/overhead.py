@@ -1,0 +1,110 @@
+"""What the harness adds: the same blob run by bench/bare.c and by kvmharness, in turn.
+
+Prints the ratio of the per-op medians, and of the time to create, load and destroy a VM.
+Ratios are taken round by round, because the machine's speed drifts; each round's first VM
+is left out on both sides, because one of them has a fresh process to warm up.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+
+from kvmharness import guest
+from kvmharness.cases import Case
+from kvmharness.kvm import System
+from kvmharness.machine import Machine
+from kvmharness.measure import calibrate, pinned
+from kvmharness.raw import lib
+
+HERE = Path(__file__).parent
+ROUNDS = 60
+VMS = 3
+SAMPLES = 10
+TARGET_MS = 1.0
+
+
+def bare(program: Path, case: Case, cpu: int, iterations: int) -> tuple[list[int], list[int]]:
+    """Run the C program; return the nanoseconds a VM cost, and all samples in ticks."""
+    blob = Path(str(files("kvmharness"))) / "blobs" / f"{case.guest}.bin"
+    entry = guest.blob(case.guest).entries[case.op] - lib.GUEST_CODE
+    numbers = (entry, case.guest, cpu, iterations, SAMPLES, VMS)
+    done = subprocess.run(
+        [program, blob, *map(str, numbers)], capture_output=True, text=True, check=True
+    )
+    rows = [[int(x) for x in line.split()] for line in done.stdout.splitlines()][1:]
+    return [row[0] + row[1] for row in rows], [x for row in rows for x in row[2:]]
+
+
+def harness(
+    system: System, case: Case, cpu: int, iterations: int
+) -> tuple[list[int], list[int]]:
+    """Do the same with the harness."""
+    costs, ticks = [], []
+    with pinned(cpu):
+        for _ in range(VMS):
+            begin = time.monotonic_ns()
+            machine = Machine(system, case)
+            created = time.monotonic_ns() - begin
+            machine.measure(iterations, 1)
+            ticks += machine.measure(iterations, SAMPLES).ticks
+            begin = time.monotonic_ns()
+            machine.close()
+            costs.append(created + time.monotonic_ns() - begin)
+    return costs[1:], ticks[SAMPLES:]
+
+
+def compare(system: System, program: Path, case: Case, cpu: int) -> tuple[float, float]:
+    """Return the medians over ROUNDS of harness / bare: per op, and per VM."""
+    with pinned(cpu), Machine(system, case) as machine:
+        iterations = calibrate(machine, TARGET_MS)
+    per_op, per_vm = [], []
+    for turn in range(ROUNDS):
+        if turn % 2:
+            ours = harness(system, case, cpu, iterations)
+            theirs = bare(program, case, cpu, iterations)
+        else:
+            theirs = bare(program, case, cpu, iterations)
+            ours = harness(system, case, cpu, iterations)
+        per_vm.append(statistics.median(ours[0]) / statistics.median(theirs[0]))
+        per_op.append(statistics.median(ours[1]) / statistics.median(theirs[1]))
+    print(
+        f"{case.name:16} per op {statistics.median(per_op):.4f} "
+        f"{spread(per_op)}  per VM {statistics.median(per_vm):.3f} "
+        f"{spread(per_vm)}"
+    )
+    return statistics.median(per_op), statistics.median(per_vm)
+
+
+def spread(values: list[float]) -> str:
+    """Format the 95 % interval of the median, by the binomial order statistics."""
+    ordered = sorted(values)
+    reach = 0.98 * len(ordered) ** 0.5
+    low = ordered[max(0, int(len(ordered) / 2 - reach))]
+    high = ordered[min(len(ordered) - 1, int(len(ordered) / 2 + reach))]
+    return f"[{low:.4f}, {high:.4f}]"
+
+
+def main() -> int:
+    """Compare two cases; return 1 where a goal was missed."""
+    cpu = max(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as scratch, System() as system:
+        program = Path(scratch, "bare")
+        subprocess.run(["cc", "-O2", "-o", program, HERE / "bare.c"], check=True)
+        print(f"harness / bare C, {ROUNDS} rounds of {VMS - 1} VMs x {SAMPLES} samples, in turn")
+        ratios = [
+            compare(system, program, Case(name, "cr0_wp"), cpu) for name in ("real16", "long64")
+        ]
+    met = all(op <= 1.005 and vm <= 1.2 for op, vm in ratios)
+    print("goals (per op 1.005, per VM 1.2):", "met" if met else "missed")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
