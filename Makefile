@@ -1,0 +1,37 @@
+# Two commands for a new user:
+#	make bench	set everything up and measure this machine
+#	make test	set everything up and pass the tests
+# Both install the Debian packages that are missing when run as root, and name them
+# otherwise; the Python side lives in .venv, rebuilt when its inputs change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/*)
+
+.PHONY: bench test lint packages overhead clean
+
+bench: $(VENV)/built
+	$(BIN)/kvmharness run -o run.json
+
+test: $(VENV)/built lint
+	$(BIN)/pytest
+
+lint: $(VENV)/built
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# What the harness costs over bare C, on this machine: bench/overhead.py.
+overhead: $(VENV)/built
+	$(BIN)/python bench/overhead.py
+
+packages:
+	@./bench/packages.sh
+
+$(VENV)/built: $(INPUTS) | packages
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build kvmharness/blobs kvmharness/_core.*.so
