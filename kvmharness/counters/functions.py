@@ -1,0 +1,97 @@
+"""Probes on KVM's own functions, for perf to count.
+
+By kprobes where the kernel has them (Debian's have), else by ftrace's function event with a
+filter; where neither is to be had, the reason.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from kvmharness.counters.events import FUNCTION_PREFIX, FUNCTIONS
+from kvmharness.counters.perf import Event, tracing
+
+KALLSYMS = Path("/proc/kallsyms")
+GROUP = "kvmharness_"
+
+
+def symbols(kallsyms: bytes, functions: tuple[str, ...] = FUNCTIONS) -> dict[str, str]:
+    """Return each function's symbol: its own name, or a compiler's copy such as `NAME.isra.0`.
+
+    A `.cold` part is not the function.  Functions without a symbol are left out.
+    """
+    names = "|".join(map(re.escape, functions))
+    pattern = rf"^[0-9a-f]+ [tTwW] (({names})(?:\.(?!cold)[\w.]+)?)(?:\t.*)?$"
+    found: dict[str, str] = {}
+    for match in re.finditer(pattern.encode(), kallsyms, re.MULTILINE):
+        symbol, function = match.group(1).decode(), match.group(2).decode()
+        if function not in found or symbol == function:
+            found[function] = symbol
+    return found
+
+
+class Probes:
+    """Probes that stand while the object is open; `events` count them, `absent` says why not."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.events: list[Event] = []
+        self.absent: dict[str, str] = {}
+        self._root = root or tracing()
+        self._set: list[str] = []
+        if self._root is None:
+            self._give_up("tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing")
+            return
+        try:
+            known = symbols(KALLSYMS.read_bytes())
+        except OSError as error:
+            self._give_up(f"{KALLSYMS}: {error.strerror}")
+            return
+        self._control = self._root / "kprobe_events"
+        add = self._kprobe if self._control.exists() else self._ftrace
+        for function in FUNCTIONS:
+            if function in known:
+                add(function, known[function])
+            else:
+                self._absent(function, "this kernel has no such symbol")
+
+    def _absent(self, function: str, reason: str) -> None:
+        self.absent[FUNCTION_PREFIX + function] = reason
+
+    def _give_up(self, reason: str) -> None:
+        for function in FUNCTIONS:
+            self._absent(function, reason)
+
+    def _write(self, line: str) -> None:
+        # Appending: to open it for writing would remove everybody's probes.
+        with open(self._control, "a") as file:
+            file.write(line + "\n")
+
+    def _kprobe(self, function: str, symbol: str) -> None:
+        probe = f"{GROUP}{os.getpid()}/{function}"
+        try:
+            self._write(f"p:{probe} {symbol}")
+        except OSError as error:
+            self._absent(function, f"kprobe_events: {error.strerror}; run as root")
+            return
+        self._set.append(probe)
+        self.events.append(Event(FUNCTION_PREFIX + function, probe.replace("/", ":")))
+
+    def _ftrace(self, function: str, symbol: str) -> None:
+        event = Event(FUNCTION_PREFIX + function, "ftrace:function", f"ip == {symbol}")
+        self.events.append(event)
+
+    def close(self) -> None:
+        """Remove the probes that were set; perf must have ended."""
+        while self._set:
+            with suppress(OSError):
+                self._write(f"-:{self._set.pop()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

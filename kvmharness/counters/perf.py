@@ -1,0 +1,274 @@
+"""linux-perf as a subprocess, attached to one thread and switched at the doorbells.
+
+perf starts with its events disabled (`-D -1`); `enable` and `disable` go through a control
+fifo and are acknowledged through another (perf-stat(1), --control), so what attaching costs
+lies outside the counted region.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from kvmharness.errors import Unavailable
+
+# perf answers within milliseconds; a busy emulated machine takes a second or two.
+ACK_TIMEOUT_S = 20.0
+# Printing what was recorded takes longer.
+TEXT_TIMEOUT_S = 120.0
+TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
+
+
+class PerfError(Unavailable):
+    """perf could not count; the message is the reason that stands beside the nulls."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing perf counts: `spec` as perf spells it, `filter` for a tracepoint."""
+
+    name: str
+    spec: str
+    filter: str | None = None
+
+    def arguments(self) -> list[str]:
+        """Return perf's options for this event."""
+        return ["-e", self.spec] + (["--filter", self.filter] if self.filter else [])
+
+
+def tracing() -> Path | None:
+    """Return where tracefs is mounted and readable, None where it is not."""
+    return next((p for p in TRACING if os.access(p / "events", os.R_OK | os.X_OK)), None)
+
+
+def has_tracepoint(spec: str) -> bool:
+    """Tell whether this kernel has the tracepoint `system:name`."""
+    root = tracing()
+    return root is not None and (root / "events" / spec.replace(":", "/")).is_dir()
+
+
+def _reason(stderr: str) -> str:
+    """Return the lines of perf's complaint that say something, as one line."""
+    lines = [line.strip() for line in stderr.splitlines()]
+    # perf cannot parse the print format of kvm_mmu_get_page, says so, and counts all the same.
+    said = [x for x in lines if x and "bad op token" not in x and not x.startswith("Events ")]
+    return " ".join(said[:4])[:300] or "no reason given"
+
+
+def probe(command: str = "perf") -> None:
+    """Count one KVM tracepoint over nothing.  Raises PerfError with the reason if it fails.
+
+    perf mounts tracefs where it can and it is not mounted, so this comes before tracing().
+    """
+    perf_text(["stat", "-j", "-e", "kvm:kvm_exit", "--", "true"], command)
+
+
+def perf_text(arguments: Sequence[str], command: str = "perf") -> str:
+    """Return what `perf ARGUMENTS` prints.  Raises PerfError with its complaint."""
+    if shutil.which(command) is None:
+        raise PerfError(f"{command} is not installed: apt-get install linux-perf")
+    try:
+        done = subprocess.run(
+            [command, *arguments],
+            capture_output=True, text=True, timeout=TEXT_TIMEOUT_S, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise PerfError(f"{command} {arguments[0]}: {error}") from None
+    if done.returncode:
+        raise PerfError(f"{command} {arguments[0]}: {_why(done.stderr)}")
+    return done.stdout
+
+
+def _why(stderr: str) -> str:
+    """Name the usual causes in one line with what to type; else what perf said."""
+    paranoid = Path("/proc/sys/kernel/perf_event_paranoid")
+    if "unknown option" in stderr.lower() or "unknown switch" in stderr.lower():
+        return "this perf has no JSON output: linux-perf 5.19 or later has it"
+    if os.geteuid() != 0:
+        try:
+            level = paranoid.read_text().strip()
+        except OSError:
+            level = "unknown"
+        return (
+            f"not permitted to this user (perf_event_paranoid is {level}, tracefs "
+            f"{'readable' if tracing() else 'not readable'}): run as root, or sysctl "
+            "kernel.perf_event_paranoid=-1 and mount -o remount,mode=755 /sys/kernel/tracing"
+        )
+    if tracing() is None:
+        return "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing"
+    return _reason(stderr)
+
+
+class Attached:
+    """A perf process on the calling thread, its counting switched on and off by us.
+
+    `arguments` follow `perf`, e.g. ["stat", "-j", ...]; what it writes to `-o` lies in
+    `output`, a file of its own folder.  Raises PerfError.
+    """
+
+    def __init__(self, arguments: Sequence[str], command: str = "perf") -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="kvmharness-perf-")
+        self.output = Path(self._folder.name, "output")
+        self._fds: list[int] = []
+        self.process: subprocess.Popen[str] | None = None
+        try:
+            self._start([command, *arguments, "-o", str(self.output)])
+        except OSError as error:
+            self.close()
+            raise PerfError(f"{command}: {error.strerror}") from None
+
+    def _start(self, command: list[str]) -> None:
+        paths = [os.path.join(self._folder.name, name) for name in ("control", "ack")]
+        for path in paths:
+            os.mkfifo(path)
+            # Read-write, so that neither side waits for the other to open.
+            self._fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        control = ["--control", f"fifo:{paths[0]},{paths[1]}", "-D", "-1"]
+        thread = ["-t", str(threading.get_native_id())]
+        self._log = open(os.path.join(self._folder.name, "log"), "w+")  # noqa: SIM115
+        # Its own session: Ctrl-C is for us, we end perf.
+        self.process = subprocess.Popen(
+            [*command, *control, *thread], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=self._log, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def switch(self, word: str) -> None:
+        """Send `enable` or `disable` and wait until perf has done it."""
+        deadline = time.monotonic() + ACK_TIMEOUT_S
+        os.write(self._fds[0], f"{word}\n".encode())
+        while time.monotonic() < deadline:
+            if select.select([self._fds[1]], [], [], 0.05)[0]:
+                os.read(self._fds[1], 64)
+                return
+            if self.process is None or self.process.poll() is not None:
+                raise PerfError(f"perf ended before it counted: {_why(self.stderr())}")
+        raise PerfError(f"perf did not acknowledge {word!r} within {ACK_TIMEOUT_S:g} s")
+
+    def stop(self) -> None:
+        """End perf as Ctrl-C would, so that it writes what it has."""
+        if self.process is None:
+            raise PerfError("perf is not running")
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(ACK_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            raise PerfError(f"perf did not end within {ACK_TIMEOUT_S:g} s") from None
+
+    def stderr(self) -> str:
+        """Return what perf has said so far."""
+        self._log.flush()
+        return Path(self._log.name).read_text(errors="replace")
+
+    def close(self) -> None:
+        """End perf by force if need be, and remove its files."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        while self._fds:
+            os.close(self._fds.pop())
+        if hasattr(self, "_log"):
+            self._log.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], dict[str, str]]:
+    """Read `perf stat -j`'s lines, one an event in the order asked.
+
+    Returns counts by the events' names, and the reason for each event that has none.
+    Raises PerfError where the lines are not those of `events`.
+    """
+    lines = [line for line in text.splitlines() if line.startswith("{")]
+    if len(lines) != len(events):
+        raise PerfError(f"perf stat gave {len(lines)} counts for {len(events)} events")
+    counts: dict[str, int] = {}
+    absent: dict[str, str] = {}
+    for event, line in zip(events, lines, strict=True):
+        try:
+            value = json.loads(line)["counter-value"]
+        except (ValueError, KeyError, TypeError):
+            raise PerfError(f"perf stat: not its JSON: {line[:80]!r}") from None
+        try:
+            counts[event.name] = round(float(value))
+        except (ValueError, OverflowError):
+            absent[event.name] = f"perf says {value}"
+    return counts, absent
+
+
+class PerfSource:
+    """A perf command on the calling thread between two doorbells, as a counter source.
+
+    Failures do not stop a measurement: `failure` then says why there are no counts.
+    Subclasses say in collect() what perf's output file holds.
+    """
+
+    def __init__(self, arguments: Sequence[str], command: str = "perf") -> None:
+        self.failure: str | None = None
+        self._command = command
+        self._perf: Attached | None = None
+        try:
+            self._perf = Attached(arguments, command)
+        except PerfError as error:
+            self.failure = str(error)
+
+    def begin(self) -> None:
+        """Start counting; perf has acknowledged when this returns."""
+        if self._perf is not None and self.failure is None:
+            try:
+                self._perf.switch("enable")
+            except PerfError as error:
+                self.failure = str(error)
+
+    def end(self) -> dict[str, int]:
+        """Stop counting and return the counts, {} where perf failed."""
+        if self._perf is None or self.failure is not None:
+            return {}
+        try:
+            self._perf.switch("disable")
+            self._perf.stop()
+            return self.collect(self._perf.output)
+        except PerfError as error:
+            self.failure = str(error)
+        except OSError as error:
+            self.failure = f"perf left no counts: {error.strerror}"
+        return {}
+
+    def collect(self, output: Path) -> dict[str, int]:
+        """Read what perf wrote.  Raises PerfError or OSError."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End perf and remove its files."""
+        if self._perf is not None:
+            self._perf.close()
+
+
+class PerfStat(PerfSource):
+    """Counts of `events`; `absent` says why single ones have none."""
+
+    def __init__(self, events: Sequence[Event], command: str = "perf") -> None:
+        self.absent: dict[str, str] = {}
+        self._events = events
+        options = [part for event in events for part in event.arguments()]
+        super().__init__(["stat", "-j", "--no-inherit", *options], command)
+
+    def collect(self, output: Path) -> dict[str, int]:
+        """Read perf stat's JSON."""
+        counts, self.absent = parse_counts(output.read_text(errors="replace"), self._events)
+        return counts

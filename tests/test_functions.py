@@ -1,0 +1,59 @@
+"""Which symbol stands for a function, and probes that come and go."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from kvmharness.counters import functions
+from kvmharness.counters.events import FUNCTIONS
+from kvmharness.counters.functions import Probes, symbols
+
+KALLSYMS = b"""ffffffff81000000 T kvm_mmu_load\t[kvm]
+ffffffff81000010 t kvm_init_mmu.cold\t[kvm]
+ffffffff81000020 t kvm_mmu_unload.isra.0\t[kvm]
+ffffffff81000030 T kvm_mmu_unload_more\t[kvm]
+ffffffff81000040 t kvm_mmu_free_roots.part.0
+ffffffff81000050 T kvm_mmu_free_roots
+ffffffff81000060 d kvm_mmu_reset_context
+"""
+
+
+def test_a_function_has_its_own_name_or_a_compilers_copy() -> None:
+    assert symbols(KALLSYMS) == {
+        "kvm_mmu_load": "kvm_mmu_load",
+        "kvm_mmu_unload": "kvm_mmu_unload.isra.0",
+        "kvm_mmu_free_roots": "kvm_mmu_free_roots",
+    }
+
+
+def test_probes_are_set_and_removed(tmp_path: Path) -> None:
+    # A tracefs of plain files: this machine's kernel may lack kprobes.
+    control = tmp_path / "kprobe_events"
+    control.write_text("p:others/probe function\n")
+    kallsyms = tmp_path / "kallsyms"
+    kallsyms.write_bytes(KALLSYMS)
+    functions.KALLSYMS, before = kallsyms, functions.KALLSYMS
+    try:
+        with Probes(tmp_path) as probes:
+            assert [event.spec for event in probes.events] == [
+                f"kvmharness_{os.getpid()}:{name}"
+                for name in FUNCTIONS
+                if name in {"kvm_mmu_load", "kvm_mmu_unload", "kvm_mmu_free_roots"}
+            ]
+            assert probes.absent["function.kvm_init_mmu"] == "this kernel has no such symbol"
+    finally:
+        functions.KALLSYMS = before
+    lines = control.read_text().splitlines()
+    assert lines[0] == "p:others/probe function"
+    assert len([x for x in lines if x.startswith("p:kvmharness_")]) == 3
+    assert len([x for x in lines if x.startswith("-:kvmharness_")]) == 3
+
+
+def test_without_kprobes_ftrace_is_asked_with_a_filter(tmp_path: Path) -> None:
+    with Probes(tmp_path) as probes:
+        for event in probes.events:
+            assert event.spec == "ftrace:function"
+            assert event.filter is not None
+            assert event.filter.startswith("ip == kvm_")
+        assert len(probes.events) + len(probes.absent) == len(FUNCTIONS)

@@ -1,0 +1,181 @@
+"""perf as a subprocess: the real one where it is, and every way it can let us down."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kvmharness.cases import Case
+from kvmharness.counters import perf
+from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE, present
+from kvmharness.counters.perf import Attached, Event, PerfError, PerfStat, parse_counts
+from kvmharness.counters.reasons import parse as parse_reasons
+from kvmharness.kvm import System
+from kvmharness.machine import Machine
+
+TASK_CLOCK = [Event("task-clock", "task-clock")]
+
+
+def why_no_perf() -> str | None:
+    try:
+        perf.probe()
+    except PerfError as error:
+        return str(error)
+    return None
+
+
+NO_PERF = why_no_perf()
+needs_perf = pytest.mark.skipif(NO_PERF is not None, reason=str(NO_PERF))
+
+
+def fake(folder: Path, body: str) -> str:
+    """Write a program that stands in for a perf that fails: the real one cannot be made to."""
+    path = folder / "perf-fake"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@needs_perf
+def test_counts_between_the_switches_only() -> None:
+    with closing(PerfStat([Event("clock", "cpu-clock:u")])) as stat:
+        busy(0.2)
+        stat.begin()
+        busy(0.05)
+        counts = stat.end()
+        busy(0.2)
+    assert stat.failure is None
+    assert 20 < counts["clock"] < 150  # perf prints this clock in ms
+
+
+def busy(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+@pytest.mark.kvm
+@needs_perf
+def test_pages_are_split_by_the_filter(system: System) -> None:
+    with Machine(system, Case("long64", "cr0_wp")) as machine:
+        machine.measure(10, 1)
+        events = [NEW_PAGE, FOUND_PAGE, Event("all", NEW_PAGE.spec)]
+        with closing(PerfStat(events)) as stat:
+            counts = machine.measure(500, 1, [stat]).counts
+    assert stat.failure is None
+    assert counts[NEW_PAGE.name] + counts[FOUND_PAGE.name] == counts["all"]
+
+
+@pytest.mark.kvm
+@needs_perf
+def test_attaching_is_outside_the_counted_region(system: System) -> None:
+    events, _ = present()
+    with Machine(system, Case("long64", "empty")) as machine:
+        machine.measure(10, 1)
+        with closing(PerfStat(events)) as stat:
+            counts = machine.measure(10_000, 1, [stat]).counts
+    emulated = ("kvm:kvm_emulate_insn",)  # on kvm_pvm the loop itself is emulated
+    tracepoints = [e.name for e in events if e.name.startswith("kvm") and e.name not in emulated]
+    assert {name: counts[name] for name in tracepoints if counts[name] > 100} == {}
+
+
+def test_hidden_perf_is_a_reason() -> None:
+    stat = PerfStat(TASK_CLOCK, command="perf-is-not-here")
+    stat.begin()
+    assert stat.end() == {}
+    assert stat.failure == "perf-is-not-here: No such file or directory"
+    stat.close()
+    with pytest.raises(PerfError, match="is not installed: apt-get install linux-perf"):
+        perf.probe("perf-is-not-here")
+
+
+def test_failing_perf_is_a_reason(tmp_path: Path) -> None:
+    command = fake(tmp_path, "echo 'event syntax error: something' >&2; exit 129")
+    with closing(PerfStat(TASK_CLOCK, command)) as stat:
+        stat.begin()
+        assert stat.end() == {}
+    assert stat.failure is not None
+    assert "perf ended before it counted" in stat.failure
+
+
+def test_mute_perf_does_not_hang_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf, "ACK_TIMEOUT_S", 0.3)
+    command = fake(tmp_path, "trap '' INT; while :; do sleep 0.1; done")
+    begin = time.monotonic()
+    with closing(PerfStat(TASK_CLOCK, command)) as stat:
+        stat.begin()
+        assert stat.end() == {}
+    assert time.monotonic() - begin < 5
+    assert stat.failure == "perf did not acknowledge 'enable' within 0.3 s"
+
+
+@needs_perf
+def test_perf_killed_midway_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(perf, "ACK_TIMEOUT_S", 5.0)
+    with closing(PerfStat(TASK_CLOCK)) as stat:
+        stat.begin()
+        assert stat._perf is not None
+        assert stat._perf.process is not None
+        stat._perf.process.kill()
+        assert stat.end() == {}
+    assert stat.failure is not None
+    assert "perf ended before it counted" in stat.failure
+
+
+@needs_perf
+def test_nothing_is_left_behind() -> None:
+    with Attached(["stat", "-j", "-e", "task-clock"]) as attached:
+        folder, process = attached.output.parent, attached.process
+        assert folder.is_dir()
+    assert not folder.exists()
+    assert process is not None
+    assert process.poll() is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without rights")
+@needs_perf
+def test_paranoid_kernel_is_a_reason_with_what_to_type() -> None:
+    nobody = pwd.getpwnam("nobody")
+    code = (
+        "import os, kvmharness.counters.perf as p\n"
+        f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})\n"
+        "try: p.probe()\n"
+        "except p.PerfError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "perf_event_paranoid is" in done.stdout
+    assert "kernel.perf_event_paranoid=-1" in done.stdout
+    assert done.stdout.count("\n") == 1
+
+
+def test_counts_are_matched_in_order() -> None:
+    text = (
+        'started on ...\n{"counter-value" : "12.000000", "event" : "a"}\n'
+        '{"counter-value" : "<not supported>", "event" : "b"}\n'
+    )
+    events = [Event("first", "a"), Event("second", "b")]
+    assert parse_counts(text, events) == ({"first": 12}, {"second": "perf says <not supported>"})
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"counter-value": 1}\n{"counter-value": 2}', "{x"])
+def test_other_output_is_refused(text: str) -> None:
+    with pytest.raises(PerfError, match="perf stat"):
+        parse_counts(text, [Event("a", "a")])
+
+
+def test_exit_reasons_are_counted_by_the_kernels_names() -> None:
+    # Lines as perf script -F trace prints them: SVM's, and VMX's.
+    script = (
+        "vcpu 0 reason write_cr0 rip 0x10c6 info1 0 info2 0\n"
+        " vcpu 0 reason CR_ACCESS rip 0x10c6 info1 0x0\n vcpu 0 reason CR_ACCESS rip 0x10c6\n"
+    )
+    assert parse_reasons(script) == {"write_cr0": 1, "CR_ACCESS": 2}
