@@ -1,0 +1,116 @@
+"""The class of a toggle, read off its counters: pure rules, explained in docs/classes.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from kvmharness.counters.events import FOUND_PAGE, FUNCTION_PREFIX, NEW_PAGE
+
+# Per op: at least this is "each time", at most that is "not at all", between is neither.
+YES = 0.9
+NO = 0.1
+
+# Vendor modules whose statistic `exits` counts hardware exits and nothing else.
+HARDWARE_EXITS = frozenset({"kvm_intel", "kvm_amd"})
+
+UNCLEAR = "unclear"
+
+# What each signal is read from, the first one that was counted.
+SIGNALS: Mapping[str, tuple[str, ...]] = {
+    "exit": ("kvm:kvm_exit",),
+    "emulated": ("kvm:kvm_emulate_insn", "kvm.insn_emulation"),
+    "new": (NEW_PAGE.name,),
+    "found": (FOUND_PAGE.name,),
+    "fault": ("kvm:kvm_page_fault", "kvm.pf_fixed"),
+    "load": (f"{FUNCTION_PREFIX}kvm_mmu_load",),
+}
+
+# How the write reached KVM.  A row fits when every signal it names has that value; the first
+# that fits counts.
+HOW = (
+    ("exit", {"exit": "yes"}),
+    ("emulated", {"exit": "no", "emulated": "yes"}),
+    ("no-exit", {"exit": "no", "emulated": "no"}),
+)
+
+# What became of the root.  "tdp_mmu" is the MMU in use: with the TDP MMU a root that is found
+# again fires no tracepoint, with the others it fires kvm_mmu_get_page.
+ROOT = (
+    ("rebuilt", {"new": "yes", "load": "yes"}),
+    ("rebuilt", {"new": "yes", "load": "unknown"}),
+    ("reloaded", {"new": "no", "load": "yes"}),
+    ("reloaded", {"new": "no", "found": "yes", "load": "unknown"}),
+    ("kept", {"new": "no", "found": "no", "load": "no"}),
+    ("kept", {"new": "no", "found": "no", "load": "unknown", "tdp_mmu": "no"}),
+    ("kept-or-reloaded", {"new": "no", "found": "no", "load": "unknown"}),
+    # Without tracepoints only the faults of a rebuilt root can be seen.
+    ("rebuilt", {"new": "unknown", "load": "yes", "fault": "yes"}),
+    ("rebuilt", {"new": "unknown", "load": "unknown", "fault": "yes"}),
+    ("reloaded", {"new": "unknown", "load": "yes", "fault": "no"}),
+    ("kept", {"new": "unknown", "load": "no", "fault": "no"}),
+    ("kept-or-reloaded", {"new": "unknown", "load": "unknown", "fault": "no"}),
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`name` in two words, `how/root`; `evidence` the counts per op that led there."""
+
+    name: str
+    evidence: dict[str, float]
+
+
+def _level(value: float) -> str:
+    if value >= YES:
+        return "yes"
+    return "no" if value <= NO else "between"
+
+
+def _first(rules: tuple[tuple[str, dict[str, str]], ...], seen: Mapping[str, str]) -> str:
+    for name, wanted in rules:
+        if all(seen[signal] == value for signal, value in wanted.items()):
+            return name
+    return UNCLEAR
+
+
+def classify(
+    counters: Mapping[str, float | None], module: str | None, tdp_mmu: bool | None
+) -> Verdict | None:
+    """Return the class that `counters` (per op, gross) prove; None where nothing was counted.
+
+    `module` is the vendor module; `tdp_mmu` whether KVM's TDP MMU is in use, None if unknown.
+    """
+    sources = dict(SIGNALS)
+    if module in HARDWARE_EXITS:
+        sources["exit"] = (*SIGNALS["exit"], "kvm.exits")
+    seen = {"tdp_mmu": "unknown" if tdp_mmu is None else "yes" if tdp_mmu else "no"}
+    evidence: dict[str, float] = {}
+    for signal, names in sources.items():
+        name = next((n for n in names if counters.get(n) is not None), None)
+        value = None if name is None else counters[name]
+        if name is None or value is None:
+            seen[signal] = "unknown"
+        else:
+            seen[signal] = _level(value)
+            evidence[name] = value
+    if not evidence:
+        return None
+    return Verdict(f"{_first(HOW, seen)}/{_first(ROOT, seen)}", evidence)
+
+
+def uses_tdp_mmu(parameters: Mapping[str, Mapping[str, str]]) -> bool | None:
+    """Read off the modules' parameters whether the TDP MMU is in use; None if they do not say.
+
+    It needs kvm.tdp_mmu and two-dimensional paging (kvm_intel.ept or kvm_amd.npt).
+    """
+    on = {"Y", "1"}
+    tdp_mmu = parameters.get("kvm", {}).get("tdp_mmu")
+    paging = [
+        p[name] for p in parameters.values() for name in ("ept", "npt") if name in p
+    ]  # fmt: skip
+    if tdp_mmu is not None and tdp_mmu not in on:
+        return False
+    if paging and not any(value in on for value in paging):
+        return False
+    return True if tdp_mmu is not None and paging else None
