@@ -13,6 +13,7 @@ import click
 from kvmharness import __version__, errors
 
 if TYPE_CHECKING:
+    from kvmharness.kvm import System
     from kvmharness.measure import Session
     from kvmharness.results import Run, Settings
 
@@ -164,6 +165,7 @@ def _measure(
         interrupted = False
         try:
             _rounds(session, record, output, extend)
+            _count(system, session, record, output)
             record.finished = results.timestamp()
         except KeyboardInterrupt:
             interrupted = True
@@ -186,24 +188,43 @@ def _rounds(session: Session, record: Run, output: Path | None, extend: bool) ->
         summary.summarise(record)
 
 
+def _count(system: System, session: Session, record: Run, output: Path | None) -> None:
+    """Run the counting passes, saving each case."""
+    from kvmharness import results, summary
+    from kvmharness.count import Counting
+
+    with contextlib.closing(Counting(system, record.settings.timeout_s)) as counting:
+        for case, result in session.measured:
+            _progress(f"counting {case.name}")
+            counting.count(case, result)
+            if output:
+                with contextlib.suppress(errors.UsageError):  # the last write reports it
+                    results.write(output, record)
+    _progress("")
+    summary.summarise(record)
+
+
+def _progress(line: str) -> None:
+    """Show one line that the next one replaces, on a terminal only."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\033[K{line}", nl=False, err=True)
+
+
 def _follow(
     session: Session, record: Run, output: Path | None, rounds: int, names: set[str] | None
 ) -> None:
     """Run rounds with a progress line on a terminal, saving each round and finished case."""
     from kvmharness import results
 
-    terminal = sys.stderr.isatty()
     try:
         for step in session.measure(rounds, names):
-            if terminal:
-                line = f"VM {step.round} of {step.rounds}, case {step.case} of {step.cases}"
-                click.echo(f"\r\033[K{line}: {step.result.name}", nl=False, err=True)
+            line = f"VM {step.round} of {step.rounds}, case {step.case} of {step.cases}"
+            _progress(f"{line}: {step.result.name}")
             if output and (step.case == step.cases or step.round == step.rounds):
                 with contextlib.suppress(errors.UsageError):  # the last write reports it
                     results.write(output, record)
     finally:
-        if terminal:
-            click.echo("\r\033[K", nl=False, err=True)
+        _progress("")
 
 
 @main.command()
@@ -222,13 +243,54 @@ def show(file: Path) -> None:
 
 
 @main.command()
-def doctor() -> None:
+@click.argument("case")
+@click.option(
+    "--seconds", type=click.FloatRange(0.01, 600), default=1.0, show_default=True,
+    help="How long to sample the case, and as long its `empty`.",
+)  # fmt: skip
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Symbols shown.")
+@click.option("--kvm-stat", is_flag=True, help="Print perf's own `kvm stat` report instead.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep perf.data here.")
+def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | None) -> None:
+    """Show the kernel symbols that one op of CASE spends its time in, net of `empty`.
+
+    Example: kvmharness perf long64/cr0_wp --output perf.data
+    """
+    from kvmharness import cases, host, kvm, profiling, results, tables
+
+    chosen = cases.select([case])
+    if len(chosen) != 1:
+        raise errors.UsageError(f"case {case!r}: names {len(chosen)} cases; name one")
+    if output:
+        results.check_writable(output)
+    timeout_s = 10 * seconds + 10
+    with kvm.System() as system:
+        if kvm_stat:
+            report = profiling.kvm_stat(system, chosen[0], host.vendor_module(), timeout_s)
+            click.echo(report, nl=False)
+            return
+        profiled = profiling.profile(system, chosen[0], seconds, timeout_s, output)
+    tables.show_profile(profiled, chosen[0].name, top, tables.console())
+
+
+@main.command()
+@click.option(
+    "--kernel", type=click.Path(path_type=Path),
+    help="Say which MMU-role code a kernel that is not running has: a .deb, kvm.ko, vmlinuz or "
+    "build tree.",
+)  # fmt: skip
+def doctor(kernel: Path | None) -> None:
     """Say what this host can measure, what it cannot, and what would mend it.
 
-    Example: kvmharness doctor
+    Example: kvmharness doctor --kernel linux-image-6.1.0-49-amd64.deb
     """
     from kvmharness import doctor as examination
+    from kvmharness import roles
 
+    if kernel:
+        for line in examination.describe(roles.of_path(kernel)):
+            click.echo(line)
+        return
     checks = list(examination.examine())
     for check in checks:
         click.echo(f"{'ok  ' if check.ok else 'lack'}  {check.name}: {check.seen}")

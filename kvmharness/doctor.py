@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 
-from kvmharness import host
+from kvmharness import host, roles
+from kvmharness.counters import perf
+from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
 from kvmharness.kvm import System
@@ -54,6 +57,53 @@ def _governor(record: Host) -> Check:
     )  # fmt: skip
 
 
+def describe(found: roles.Roles) -> list[str]:
+    """Return a line for each of the two questions, with what the answer rests on."""
+    return [
+        _line("role layout", found.role_layout),
+        _line("CR0.WP cure", found.wp_cure),
+    ]
+
+
+def _line(question: str, finding: roles.Finding) -> str:
+    answers = {True: "yes", False: "no", None: "unknown"}
+    value = finding.value if isinstance(finding.value, str) else answers[finding.value]
+    evidence = f" (by {finding.evidence}: {finding.detail})" if finding.evidence else (
+        f" ({finding.detail})"
+    )
+    return f"{question}: {value}{evidence}"
+
+
+def _roles(record: Host) -> Iterator[Check]:
+    for question, finding in (
+        ("role layout", record.kvm.role_layout), ("CR0.WP cure", record.kvm.wp_cure)
+    ):  # fmt: skip
+        known = finding.value is not None
+        yield Check(question, known, _line(question, finding).partition(": ")[2])
+
+
+def _perf() -> Iterator[Check]:
+    try:
+        perf.probe()
+    except perf.PerfError as error:
+        seen, _, mend = str(error).rpartition(": ")
+        yield Check("perf", False, seen or mend, mend if seen else None)
+        return
+    yield Check("perf", True, "counts KVM's tracepoints")
+    with Probes() as probes:
+        if not probes.events:
+            yield Check("KVM's functions", False, next(iter(probes.absent.values())))
+            return
+        with closing(perf.PerfStat(probes.events)) as stat:
+            stat.begin()
+            stat.end()
+        how = "ftrace" if probes.events[0].filter else "kprobes"
+        if stat.failure:
+            yield Check("KVM's functions", False, f"{how}: {stat.failure}")
+        else:
+            yield Check("KVM's functions", True, f"counted by {how}")
+
+
 def examine(device: str = "/dev/kvm") -> Iterator[Check]:
     """Look at everything a run needs, most needed first."""
     try:
@@ -73,7 +123,9 @@ def examine(device: str = "/dev/kvm") -> Iterator[Check]:
         module = record.kvm.module
         yield Check("vendor module", module is not None, module or "none found",
                     None if module else "modprobe kvm_intel  # or kvm_amd")  # fmt: skip
+        yield from _roles(record)
         yield _statistics(system)
+        yield from _perf()
         yield _clock()
         yield _governor(record)
         seen = f"under {record.hypervisor}: runs are labelled nested" if record.nested else "no"

@@ -7,7 +7,7 @@ import platform
 import struct
 from pathlib import Path
 
-from kvmharness import raw
+from kvmharness import raw, roles
 from kvmharness.kvm import System
 from kvmharness.results import Cpu, Host, Kernel, Kvm
 
@@ -53,7 +53,10 @@ def _kvm(system: System) -> Kvm:
     module = vendor_module()
     names = ["kvm", module] if module else ["kvm"]
     parameters = {name: read_folder(SYS / "module" / name / "parameters") for name in names}
-    return Kvm(system.get_api_version(), module, parameters)
+    found = roles.running()
+    return Kvm(
+        system.get_api_version(), module, parameters, found.role_layout, found.wp_cure
+    )
 
 
 def _turbo(cpus: Path) -> bool | None:

@@ -172,6 +172,11 @@ class Session:
         self._rounds = 0
 
     @property
+    def measured(self) -> list[tuple[Case, CaseResult]]:
+        """The cases that have samples, with their results."""
+        return [(a.case, a.result) for a in self._accounts if a.result.samples]
+
+    @property
     def results(self) -> list[CaseResult]:
         return [account.result for account in self._accounts]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from kvmharness.errors import UsageError
+from kvmharness.roles import Finding
 
 SCHEMA = "kvmharness.run/1"
 
@@ -59,6 +60,9 @@ class CaseResult(msgspec.Struct):
     per_op: PerOp | None = None
     tsc: Interval | None = None
     counters: dict[str, float | None] = {}
+    exit_reasons: dict[str, float] = {}
+    class_: str | None = msgspec.field(default=None, name="class")
+    class_evidence: dict[str, float] = {}
     # Why a counter, or with the key `kvm.*` all of a source's, is null.
     absent: dict[str, str] = {}
     disturbed: Disturbance = msgspec.field(default_factory=Disturbance)
@@ -77,11 +81,13 @@ class Kernel(msgspec.Struct):
 
 
 class Kvm(msgspec.Struct):
-    """KVM as this kernel has it: vendor module and the parameters of both modules."""
+    """KVM as this kernel has it: modules, their parameters, and which MMU-role code."""
 
     api_version: int
     module: str | None
     parameters: dict[str, dict[str, str]]
+    role_layout: Finding
+    wp_cure: Finding
 
 
 class Cpu(msgspec.Struct):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvmharness import stats
 from kvmharness.cases import Case
+from kvmharness.classify import classify, uses_tdp_mmu
 from kvmharness.results import CaseResult, Interval, PerOp, Run
 
 # More than one involuntary switch in this many samples is worth naming as a cause.
@@ -38,7 +39,8 @@ def _noise(result: CaseResult, groups: list[stats.Floats], precision: float) -> 
 
 
 def summarise(run: Run) -> None:
-    """Fill `per_op`, `tsc` and `noisy` of every case that has samples, in place."""
+    """Fill `per_op`, `tsc`, `noisy` and the class of every case that has samples, in place."""
+    tdp_mmu = uses_tdp_mmu(run.host.kvm.parameters)
     groups = {c.name: stats.by_vm(c.samples, c.vms) for c in run.cases if c.samples}
     for result in run.cases:
         own = groups.get(result.name)
@@ -54,3 +56,6 @@ def summarise(run: Run) -> None:
             ci95 = middle.ci95 and (middle.ci95[0] * ticks, middle.ci95[1] * ticks)
             result.tsc = Interval(middle.median * ticks, ci95)
         result.noisy = _noise(result, own, run.settings.precision)
+        verdict = classify(result.counters, run.host.kvm.module, tdp_mmu)
+        if verdict is not None:
+            result.class_, result.class_evidence = verdict.name, verdict.evidence

@@ -8,16 +8,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE
+from kvmharness.profiling import Profiled
 from kvmharness.results import CaseResult, Host, Interval, Run
 
-# The counters that say most about a toggle; a column appears where any case has one.
+# The counters that say most about a toggle: counter, title, shown even where all are 0.
 COLUMNS = (
-    ("kvm.exits", "exits"),
-    ("kvm.io_exits", "io exits"),
-    ("kvm.insn_emulation", "emulated"),
-    ("kvm.pf_fixed", "pf fixed"),
-    ("kvm.pf_taken", "pf taken"),
-    ("kvm.tlb_flush", "tlb flush"),
+    ("kvm.exits", "kvm.exits", True),
+    ("kvm:kvm_exit", "kvm_exit", True),
+    ("kvm.insn_emulation", "emulated", True),
+    (NEW_PAGE.name, "pages new", True),
+    (FOUND_PAGE.name, "found", True),
+    ("kvm.pf_fixed", "pf_fixed", False),
+    ("kvm.tlb_flush", "tlb_flush", False),
 )
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
 SHOWN_FROM = 0.005
@@ -34,6 +37,22 @@ def figure(value: float) -> str:
     """Format a figure to four significant digits, with thousands separated."""
     rounded = float(f"{value:.4g}")
     return f"{value:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
+
+
+def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
+    """Print the hottest kernel symbols of a case, a row each."""
+    total = sum(row.net for row in profiled.rows)
+    unit = profiled.unit
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in (f"net {unit}/op", "share", f"gross {unit}/op"):
+        table.add_column(title, justify="right")
+    table.add_column("symbol")
+    for row in profiled.rows[:top]:
+        share = f"{row.net / total:.1%}" if total > 0 else "-"
+        table.add_row(figure(row.net), share, figure(row.gross), Text(row.symbol))
+    out.print(Text(f"{name} in the kernel: {figure(total)} {unit}/op net of empty"))
+    out.print(table)
+    out.print(Text(f"perf samples over {profiled.ops:,} ops; host code only"))
 
 
 def _with_interval(interval: Interval | None) -> str:
@@ -72,6 +91,13 @@ def head(host: Host) -> Sequence[str]:
         f"{host.name}: Linux {host.kernel.release}, {' '.join([kvm, *tdp])}, "
         f"{host.cpu.model_name or 'unknown CPU'} x {host.cpu.online}",
     ]
+    layout, cure = host.kvm.role_layout, host.kvm.wp_cure
+    answers = {True: "present", False: "absent", None: "unknown"}
+    lines.append(
+        f"MMU role layout: {layout.value or 'unknown'} (by {layout.evidence}); "
+        f"CR0.WP cure: {answers[bool(cure.value) if cure.value is not None else None]} "
+        f"(by {cure.evidence})"
+    )
     if host.nested:
         lines.append(
             f"nested: this kernel runs under a hypervisor ({host.hypervisor}), so every exit "
@@ -87,10 +113,18 @@ def _remarks(run: Run) -> list[str]:
             reason = getattr(result, kind)
             if reason:
                 remarks.append(f"{kind}: {result.name}: {reason}")
-    absent = {f"{name} not counted: {why}" for c in run.cases for name, why in c.absent.items()}
     if run.finished is None:
         remarks.append("cut short: the run was ended before all samples were taken")
-    return remarks + sorted(absent)
+    return remarks + _absent(run)
+
+
+def _absent(run: Run) -> list[str]:
+    """Return a line a reason, with everything that was not counted for it."""
+    by_reason: dict[str, set[str]] = {}
+    for result in run.cases:
+        for name, reason in result.absent.items():
+            by_reason.setdefault(reason, set()).add(name)
+    return [f"not counted: {', '.join(sorted(n))}: {why}" for why, n in sorted(by_reason.items())]
 
 
 def show(run: Run, out: Console) -> None:
@@ -99,21 +133,27 @@ def show(run: Run, out: Console) -> None:
         out.print(Text(line))
     columns = [
         (name, title)
-        for name, title in COLUMNS
-        if any((c.counters.get(name) or 0) >= SHOWN_FROM for c in run.cases)
+        for name, title, always in COLUMNS
+        if any(
+            (c.counters.get(name) or 0) >= SHOWN_FROM
+            or (always and c.counters.get(name) is not None)
+            for c in run.cases
+        )
     ]
     table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=False)
     table.add_column("case", no_wrap=True)
     unit = next((c.unit for c in run.cases), "ns")
     for title in (f"{unit}/op [95 % interval]", "net of empty", "tsc/op", *(t for _, t in columns)):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=title in {"tsc/op"})
+    table.add_column("class", no_wrap=True)
     for result in run.cases:
         tsc = figure(result.tsc.median) if result.tsc else "-"
         counters = [_counter(result, name) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
-            Text(result.name + mark), _with_interval(result.per_op), _net(result), tsc, *counters
-        )
+            Text(result.name + mark), _with_interval(result.per_op), _net(result), tsc, *counters,
+            result.class_ or "-",
+        )  # fmt: skip
     out.print(table)
     settings = run.settings
     out.print(

@@ -13,6 +13,7 @@ from kvmharness.results import (
     Settings,
     Tool,
 )
+from kvmharness.roles import Finding
 
 
 def made_up_case(name: str, middle: float, vms: int = 5, each: int = 6) -> CaseResult:
@@ -38,7 +39,13 @@ def made_up_run() -> Run:
         host=Host(
             name="host<script>",
             kernel=Kernel("6.1.0", "#1", "x86_64", None),
-            kvm=Kvm(12, "kvm_amd", {"kvm": {"tdp_mmu": "Y"}, "kvm_amd": {"npt": "1"}}),
+            kvm=Kvm(
+                12,
+                "kvm_amd",
+                {"kvm": {"tdp_mmu": "Y"}, "kvm_amd": {"npt": "1"}},
+                Finding("split", "btf", "made up"),
+                Finding(True, "btf", "made up"),
+            ),
             cpu=Cpu("AuthenticAMD", "EPYC", 25, 17, 1, "0x1", 2, False, None, None, {}),
             clocksource="tsc",
             tsc_khz=2_000_000,

@@ -14,8 +14,10 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools"}
 
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
-    errors cases raw exits kvm guest results host counters counters.source
-    counters.kvmstats btf kernelfile roles machine measure stats summary tables doctor cli __main__
+    errors cases raw exits kvm guest btf kernelfile roles results host counters counters.source
+    counters.kvmstats counters.perf counters.events counters.functions counters.reasons
+    counters.profile machine
+    measure count profiling classify stats summary tables doctor cli __main__
 """.split()
 
 

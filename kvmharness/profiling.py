@@ -1,0 +1,93 @@
+"""`kvmharness perf`: which kernel symbols one op spends its time in, net of `empty`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmharness.cases import Case, select
+from kvmharness.counters.perf import PerfSource
+from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
+from kvmharness.errors import Unavailable
+from kvmharness.kvm import System
+from kvmharness.machine import MAX_ITERATIONS, Measurement
+from kvmharness.measure import calibrate, open_machine
+
+# Off the round numbers, so that sampling does not beat with the kernel's own timers.
+FREQUENCY_HZ = 4999
+WARM_UP_MS = 20.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """A symbol's cost per op in the clock's unit: of the case, and less that of `empty`."""
+
+    symbol: str
+    gross: float
+    net: float
+
+
+@dataclass(frozen=True)
+class Profiled:
+    """`rows` hottest net first; `unit` is "cycles" or "ns"; `ops` were sampled over."""
+
+    rows: list[Row]
+    unit: str
+    ops: int
+
+
+def difference(
+    case: Mapping[str, int], ops: int, empty: Mapping[str, int], empty_ops: int
+) -> list[Row]:
+    """Return a row a symbol, per op and net of `empty`, hottest net first."""
+    rows = [
+        Row(s, case.get(s, 0) / ops, case.get(s, 0) / ops - empty.get(s, 0) / empty_ops)
+        for s in case.keys() | empty.keys()
+    ]
+    return sorted(rows, key=lambda row: (-row.net, row.symbol))
+
+
+def _measure(
+    system: System, case: Case, seconds: float, timeout_s: float, source: PerfSource
+) -> tuple[Measurement, int]:
+    """Measure one sample of about `seconds` with `source`; return it and its ops."""
+    with open_machine(system, case, timeout_s) as machine, closing(source):
+        short = calibrate(machine, WARM_UP_MS)
+        ops = min(max(1, round(short * seconds * 1000 / WARM_UP_MS)), MAX_ITERATIONS)
+        measured = machine.measure(ops, 1, [source])
+    if source.failure:
+        raise Unavailable(f"perf {case.name}: {source.failure}")
+    return measured, ops
+
+
+def profile(
+    system: System, case: Case, seconds: float, timeout_s: float, keep: Path | None
+) -> Profiled:
+    """Sample the kernel during the case and during its `empty`, `seconds` each.
+
+    perf.data of the case is copied to `keep`.  Raises Unavailable where perf cannot.
+    """
+    event = clock()
+    source = Profile(event, FREQUENCY_HZ, keep)
+    measured, ops = _measure(system, case, seconds, timeout_s, source)
+    (baseline,) = select([case.baseline])
+    empty, empty_ops = _measure(system, baseline, seconds, timeout_s, Profile(event, FREQUENCY_HZ))
+    rows = difference(measured.counts, ops, empty.counts, empty_ops)
+    return Profiled(rows, CLOCKS[event], ops)
+
+
+def kvm_stat(system: System, case: Case, module: str | None, timeout_s: float) -> str:
+    """Return perf's own `kvm stat` report of a short measurement of the case.
+
+    Raises Unavailable where the vendor module is none that perf knows.
+    """
+    if module not in {"kvm_intel", "kvm_amd"}:
+        raise Unavailable(
+            f"perf kvm stat: perf knows the exits of kvm_intel and kvm_amd, not of {module}; "
+            "leave --kvm-stat out"
+        )
+    source = KvmStat()
+    _measure(system, case, WARM_UP_MS / 1000, timeout_s, source)
+    return source.report
