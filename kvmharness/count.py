@@ -12,8 +12,9 @@ from contextlib import ExitStack, closing
 from kvmharness.cases import Case
 from kvmharness.counters import events, perf
 from kvmharness.counters.functions import Probes
-from kvmharness.counters.perf import PerfError, PerfSource, PerfStat
+from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, ExitReasons
+from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, KvmError
 from kvmharness.kvm import System
 from kvmharness.machine import Measurement
@@ -83,7 +84,7 @@ class Counting:
                 result.absent["exit_reasons"] = reasons.failure
 
     def _measure(
-        self, case: Case, iterations: int, samples: int, source: PerfSource
+        self, case: Case, iterations: int, samples: int, source: Source
     ) -> Measurement:
         with self._opener(self._system, case, self._timeout_s) as machine:
             machine.measure(min(iterations, MOST_OPS), 1)

@@ -24,13 +24,13 @@ COLUMNS = (
 )
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
 SHOWN_FROM = 0.005
-PIPE_WIDTH = 140
+# Wide enough for every column: a narrow terminal wraps lines, it never loses a figure.
+WIDTH = 180
 
 
 def console() -> Console:
-    """Return a console for stdout: the terminal's width, or PIPE_WIDTH in a pipe."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+    """Return a console for stdout."""
+    return Console(highlight=False, width=WIDTH)
 
 
 def figure(value: float) -> str:
@@ -68,7 +68,10 @@ def _net(result: CaseResult) -> str:
     net = result.per_op.net if result.per_op else None
     if net is None:
         return "-"
-    return "unclear" if net.unclear else _with_interval(net)
+    if net.unclear or net.ci95 is None:
+        return "unclear"
+    reach = max(net.ci95[1] - net.median, net.median - net.ci95[0]) / abs(net.median)
+    return f"{figure(net.median)} ±{reach:.1%}"
 
 
 def _counter(result: CaseResult, name: str) -> str:
@@ -144,7 +147,7 @@ def show(run: Run, out: Console) -> None:
     table.add_column("case", no_wrap=True)
     unit = next((c.unit for c in run.cases), "ns")
     for title in (f"{unit}/op [95 % interval]", "net of empty", "tsc/op", *(t for _, t in columns)):
-        table.add_column(title, justify="right", no_wrap=title in {"tsc/op"})
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("class", no_wrap=True)
     for result in run.cases:
         tsc = figure(result.tsc.median) if result.tsc else "-"

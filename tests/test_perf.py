@@ -16,6 +16,7 @@ from kvmharness.cases import Case
 from kvmharness.counters import perf
 from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE, present
 from kvmharness.counters.perf import Attached, Event, PerfError, PerfStat, parse_counts
+from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.reasons import parse as parse_reasons
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
@@ -173,9 +174,18 @@ def test_other_output_is_refused(text: str) -> None:
 
 
 def test_exit_reasons_are_counted_by_the_kernels_names() -> None:
-    # Lines as perf script -F trace prints them: SVM's, and VMX's.
-    script = (
-        "vcpu 0 reason write_cr0 rip 0x10c6 info1 0 info2 0\n"
-        " vcpu 0 reason CR_ACCESS rip 0x10c6 info1 0x0\n vcpu 0 reason CR_ACCESS rip 0x10c6\n"
+    # Lines as the kernel prints them: SVM's, and VMX's.
+    trace = (
+        "# tracer: nop\n"
+        " python-88 [001] d..1. 12.3: kvm_exit: vcpu 0 reason write_cr0 rip 0x10c6 info1 0x0\n"
+        " python-88 [001] d..1. 12.4: kvm_exit: vcpu 0 reason CR_ACCESS rip 0x10c6 info1 0x0\n"
+        " python-88 [001] d..1. 12.5: kvm_exit: vcpu 0 reason CR_ACCESS rip 0x10c6 info1 0x0\n"
     )
-    assert parse_reasons(script) == {"write_cr0": 1, "CR_ACCESS": 2}
+    assert parse_reasons(trace) == {"write_cr0": 1, "CR_ACCESS": 2}
+
+
+def test_exit_reasons_without_tracefs_are_absent_with_the_reason(tmp_path: Path) -> None:
+    with closing(ExitReasons(tmp_path)) as reasons:
+        reasons.begin()
+        assert reasons.end() == {}
+    assert reasons.failure == "tracefs: No such file or directory; run as root"

@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def rendered(run: object) -> str:
     out = io.StringIO()
-    tables.show(run, Console(file=out, width=140, highlight=False))  # type: ignore[arg-type]
+    tables.show(run, Console(file=out, width=tables.WIDTH, highlight=False))  # type: ignore[arg-type]
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 

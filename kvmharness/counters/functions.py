@@ -66,16 +66,20 @@ class Probes:
             self._absent(function, reason)
 
     def _write(self, line: str) -> None:
-        # Appending: to open it for writing would remove everybody's probes.
-        with open(self._control, "a") as file:
-            file.write(line + "\n")
+        # Appending: to open it for writing would remove everybody's probes.  Not by open(),
+        # which seeks to the end: tracefs refuses that.
+        descriptor = os.open(self._control, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, f"{line}\n".encode())
+        finally:
+            os.close(descriptor)
 
     def _kprobe(self, function: str, symbol: str) -> None:
         probe = f"{GROUP}{os.getpid()}/{function}"
         try:
             self._write(f"p:{probe} {symbol}")
         except OSError as error:
-            self._absent(function, f"kprobe_events: {error.strerror}; run as root")
+            self._absent(function, f"kprobe_events: {error.strerror}")
             return
         self._set.append(probe)
         self.events.append(Event(FUNCTION_PREFIX + function, probe.replace("/", ":")))
