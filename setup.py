@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -41,12 +42,12 @@ def assemble(source: Path, destination: Path, address: str) -> dict[str, object]
         table = image.get_section_by_name(".symtab").iter_symbols()
         symbols = {symbol.name: symbol["st_value"] for symbol in table}
     (destination / f"{source.stem}.bin").write_bytes(blob)
-    entries = {name[3:]: at for name, at in symbols.items() if name.startswith("op_")}
-    return {"sha256": hashlib.sha256(blob).hexdigest(), "entries": entries}
+    public = {n: at for n, at in symbols.items() if n.startswith(("op_", "prove_", "page_"))}
+    return {"sha256": hashlib.sha256(blob).hexdigest(), "symbols": public}
 
 
 class BuildWithGuests(build_ext):
-    """Assemble guests/*.S beside the extension, wherever setuptools puts that."""
+    """Assemble guests/*.S, and copy the suites, beside the extension: the package's data."""
 
     def run(self) -> None:
         super().run()
@@ -56,6 +57,8 @@ class BuildWithGuests(build_ext):
         address = guest_code_address()
         index = {s.stem: assemble(s, destination, address) for s in sorted(GUESTS.glob("*.S"))}
         (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
+        for suite in (ROOT / "bench").glob("*.toml"):
+            shutil.copyfile(suite, destination / suite.name)
 
 
 setup(cffi_modules=["kvmharness/core_build.py:ffibuilder"], cmdclass={"build_ext": BuildWithGuests})

@@ -1,21 +1,28 @@
 /*
- * long64: 64-bit mode on 4-level page tables that the host has built.  The code
- * is position independent: it runs at its guest-physical address, or with
- * @high=1 at that address plus GUEST_HIGH_HALF.  Entry state, registers and exit
+ * long64: 64-bit mode on 4-level page tables (5-level with @la57=1) that the host has
+ * built.  The code is position independent: it runs at its guest-physical address, or
+ * with @high=1 at that address plus GUEST_HIGH_HALF.  Entry state, registers and exit
  * protocol: measure.h; the base register is %rbp.
  */
 #include "shared.h"
 
 #define SHARED(offset)	offset(%rbp)
+#define XAX		%rax
 #define XBX		%rbx
+#define XCX		%rcx
 #define XDI		%rdi
+#define XSP		%rsp
+#define RETURN		iretq
+#define WINDOW_WRITE_SIZE	7
+#define TOUCHES
 
 	.code64
 	.text
 #include "measure.h"
 #include "ops.h"
+#include "prove.h"
 
-	measure	empty
-	measure	cr0_wp
-	measure	cpuid
-	measure	pio
+	ops_of_every_mode measure
+	ops_of_paged_modes measure
+	ops_of_every_mode prove
+	ops_of_paged_modes prove

@@ -1,9 +1,26 @@
 /*
  * The ops.  prepare_OP runs once before the begin doorbell, iterate_OP is what
- * the timed loop repeats (see measure.h for the registers each may use).
+ * the timed loop repeats (see measure.h for the registers each may use).  The lists
+ * at the end say which guest measures which.
  */
 
-#define CR0_WP	0x10000
+#define CR0_TS		(1 << 3)
+#define CR0_WP		(1 << 16)
+#define CR4_PGE		(1 << 7)
+#define CR4_SMEP	(1 << 20)
+#define CR4_SMAP	(1 << 21)
+#define CR4_PKE		(1 << 22)
+#define MSR_EFER	0xc0000080
+#define EFER_NX		(1 << 11)
+/* A hypercall number that KVM does not know: it answers -KVM_ENOSYS. */
+#define HYPERCALL_NONE	0x7fffffff
+
+/* One write that flips a bit of a control register.  The value lives in %ebx: a
+ * toggle is a XOR and a write, never a read. */
+.macro flip register, bit
+	xorl	$\bit, %ebx
+	mov	XBX, %\register
+.endm
 
 /* The loop alone: what every other op is compared with. */
 .macro prepare_empty
@@ -11,14 +28,93 @@
 .macro iterate_empty
 .endm
 
-/* One write of CR0 that flips WP.  The value lives in %ebx: a toggle is a XOR
- * and a write, never a read. */
 .macro prepare_cr0_wp
 	mov	%cr0, XBX
 .endm
 .macro iterate_cr0_wp
-	xorl	$CR0_WP, %ebx
-	mov	XBX, %cr0
+	flip	cr0, CR0_WP
+.endm
+
+.macro prepare_cr0_read
+.endm
+.macro iterate_cr0_read
+	mov	%cr0, XAX
+.endm
+
+.macro prepare_cr0_ts
+	mov	%cr0, XBX
+.endm
+.macro iterate_cr0_ts
+	flip	cr0, CR0_TS
+.endm
+
+.macro prepare_cr4_pge
+	mov	%cr4, XBX
+.endm
+.macro iterate_cr4_pge
+	flip	cr4, CR4_PGE
+.endm
+
+.macro prepare_cr4_smep
+	mov	%cr4, XBX
+.endm
+.macro iterate_cr4_smep
+	flip	cr4, CR4_SMEP
+.endm
+
+.macro prepare_cr4_smap
+	mov	%cr4, XBX
+.endm
+.macro iterate_cr4_smap
+	flip	cr4, CR4_SMAP
+.endm
+
+.macro prepare_cr4_pke
+	mov	%cr4, XBX
+.endm
+.macro iterate_cr4_pke
+	flip	cr4, CR4_PKE
+.endm
+
+.macro prepare_efer_nx
+	movl	$MSR_EFER, %ecx
+	rdmsr
+	movl	%eax, %ebx
+.endm
+.macro iterate_efer_nx
+	xorl	$EFER_NX, %ebx
+	movl	$MSR_EFER, %ecx
+	movl	%ebx, %eax
+	xorl	%edx, %edx
+	wrmsr
+.endm
+
+.macro prepare_cr3_same
+	mov	%cr3, XBX
+.endm
+.macro iterate_cr3_same
+	mov	XBX, %cr3
+.endm
+
+/* Two roots in turn; they map the same. */
+.macro prepare_cr3_switch
+	mov	%cr3, XBX
+.endm
+.macro iterate_cr3_switch
+	xorl	SHARED(SHARED_CR3_XOR), %ebx
+	mov	XBX, %cr3
+.endm
+
+/* The W^X window: two toggles and a write between them to a page that is mapped
+ * read-only.  WP is set on entry.  The loop counter is what is written, so the page
+ * holds 1 after each sample. */
+.macro prepare_wx
+	mov	%cr0, XBX
+.endm
+.macro iterate_wx
+	flip	cr0, CR0_WP
+	movl	%esi, GUEST_WINDOW
+	flip	cr0, CR0_WP
 .endm
 
 /* An exit that KVM handles itself: VMX and SVM always intercept CPUID. */
@@ -29,9 +125,31 @@
 	cpuid
 .endm
 
+/* KVM patches the instruction to the vendor's own at its first execution. */
+.macro prepare_hypercall
+.endm
+.macro iterate_hypercall
+	movl	$HYPERCALL_NONE, %eax
+	vmcall
+.endm
+
 /* An exit that goes all the way to user space and back. */
 .macro prepare_pio
 .endm
 .macro iterate_pio
 	outb	%al, $PORT_PIO
+.endm
+
+/* What every mode can do, and what needs paging: \do is `measure` or `prove`. */
+.macro ops_of_every_mode do
+	.irp op, empty, cr0_wp, cr0_read, cr0_ts, cr4_pge, cr4_smep, cr4_smap, cr4_pke, \
+		 efer_nx, cpuid, hypercall, pio
+	\do	\op
+	.endr
+.endm
+
+.macro ops_of_paged_modes do
+	.irp op, cr3_same, cr3_switch, wx
+	\do	\op
+	.endr
 .endm

@@ -4,17 +4,11 @@
  * a guest-physical address.  Entry state, registers and exit protocol: measure.h.
  */
 #include "shared.h"
-
-#define SHARED(offset)	offset(%ebp)
-#define XBX		%ebx
-#define XDI		%edi
+#include "width32.h"
 
 	.code16
 	.text
 #include "measure.h"
 #include "ops.h"
 
-	measure	empty
-	measure	cr0_wp
-	measure	cpuid
-	measure	pio
+	ops_of_every_mode measure

@@ -6,23 +6,58 @@
 #ifndef KVMHARNESS_SHARED_H
 #define KVMHARNESS_SHARED_H
 
-/* Guest-physical memory map.  Everything lies below 64 KiB, so that real mode
+/* Guest-physical memory map.  What real mode needs lies below 64 KiB, so that it
  * reaches it with segment bases of 0. */
 #define GUEST_CODE		0x1000	/* the blob, up to GUEST_SHARED */
-#define GUEST_SHARED		0x8000	/* the shared page */
-#define GUEST_PAGE_TABLES	0x9000	/* long mode: PML4, PDPT low, PDPT high, PD */
-#define GUEST_MEMORY		0x200000	/* bytes of RAM, one memslot from 0 */
+#define GUEST_SHARED		0x8000	/* vCPU 0's shared page */
+#define GUEST_GDT		0x9000
+#define GUEST_IDT		0xa000
+#define GUEST_STACK		0xc000	/* its top; used by the page-fault handler only */
+#define GUEST_READ_ONLY		0xc000	/* the page behind GUEST_WINDOW */
+#define GUEST_PAGE_TABLES	0x10000	/* tables, one page each, as many as are needed */
+#define GUEST_SHARED_MORE	0x100000	/* vCPU n's shared page: + n * SHARED_SIZE */
+#define GUEST_MEMORY		0x200000	/* bytes of RAM in the first memslot, from 0 */
+#define GUEST_PAGES		0x200000	/* @pages: the pages touched, a memslot */
+#define GUEST_HUGE_PAGES	0x40000000	/* the same with @huge=1 */
+#define GUEST_SLOTS		0x400000000	/* @slots: the memslots nobody uses */
 
-/* Where the kernel half begins that long64 runs in with @high=1. */
-#define GUEST_HIGH_HALF		0xffffffff80000000
+/* Virtual addresses where a guest pages; everything below 2 MiB is mapped as it is. */
+#define GUEST_WINDOW		0x400000	/* GUEST_READ_ONLY, without write permission */
+#define GUEST_PAGES_AT		0x800000	/* GUEST_PAGES */
+#define GUEST_HIGH_HALF		0xffffffff80000000	/* @high=1: the low addresses again */
 
-/* The shared page: offsets in bytes, little endian. */
+/* Segment selectors, and vectors that have a handler. */
+#define GUEST_CS		0x08
+#define GUEST_DS		0x10
+#define VECTOR_PF		14
+
+/* A shared page, one a vCPU: offsets in bytes, little endian. */
 #define SHARED_ITERATIONS	0x00	/* u32, in: ops in one sample, >= 1 */
 #define SHARED_SAMPLES		0x04	/* u32, in: samples to take, 1..SHARED_MAX_SAMPLES */
 #define SHARED_DONE		0x08	/* u32, out: samples taken so far */
-#define SHARED_STAMPS		0x10	/* out: {u64 begin, u64 end} a sample, TSC ticks */
+#define SHARED_VCPUS		0x0c	/* u32, in: vCPUs that meet before each sample */
+#define SHARED_NEXT		0x10	/* u64, in: where to go after DOORBELL_END */
+#define SHARED_BARRIER		0x18	/* u64, in: address of the SHARED_ARRIVED they count in */
+#define SHARED_ARRIVED		0x20	/* u32, in 0: arrivals at the barrier so far */
+#define SHARED_CR3_XOR		0x24	/* u32, in: the two roots' CR3 values, XORed */
+#define SHARED_TOUCH_AT		0x28	/* u64, in: address of the first page touched */
+#define SHARED_TOUCH_STRIDE	0x30	/* u32, in: bytes from one to the next */
+#define SHARED_TOUCH_PAGES	0x34	/* u32, in: how many pages, >= 1 */
+#define SHARED_EXPECTED		0x38	/* u32: 1 while a page fault is expected */
+#define SHARED_FAULT_CODE	0x3c	/* u32, out: an unexpected fault's error code */
+#define SHARED_FAULT_CR2	0x40	/* u64, out: its address */
+#define SHARED_FAULT_IP		0x48	/* u64, out: its instruction */
+#define SHARED_FAULT_LEFT	0x50	/* u32, out: iterations that were left of the sample */
+#define SHARED_STAMPS		0x60	/* out: {u64 begin, u64 end} a sample, TSC ticks */
 #define SHARED_SIZE		0x1000
-#define SHARED_MAX_SAMPLES	255	/* (SHARED_SIZE - SHARED_STAMPS) / 16 */
+#define SHARED_MAX_SAMPLES	249	/* (SHARED_SIZE - SHARED_STAMPS) / 16 */
+
+/* The proof (prove_OP) leaves records in the place of stamps: {u32 flags, u32 error
+ * code, u32 low half of CR2, u32 the window's content afterwards}. */
+#define PROOF_RECORD		16
+#define PROOF_WP		1	/* flags: CR0.WP was set */
+#define PROOF_FAULTED		2	/* flags: the write faulted */
+#define PROOF_ATTEMPTS		3	/* records a check: as it stood, WP set, WP clear */
 
 /* Ports.  Neither is claimed by KVM's in-kernel PIC, PIT or IOAPIC, so a write
  * ends KVM_RUN with KVM_EXIT_IO. */
@@ -31,5 +66,6 @@
 
 #define DOORBELL_BEGIN		1	/* parameters read; the samples follow */
 #define DOORBELL_END		2	/* the samples are in the shared page */
+#define DOORBELL_FAULT		3	/* a page fault that nobody expected: SHARED_FAULT_* */
 
 #endif

@@ -21,7 +21,8 @@
 #endif
 
 /* A real-time signal that neither glibc nor Python uses. */
-#define WATCHDOG_SIGNAL (SIGRTMIN + 5)
+#define WATCHDOG_SIGNAL_OFFSET 5
+#define WATCHDOG_SIGNAL (SIGRTMIN + WATCHDOG_SIGNAL_OFFSET)
 
 /* How often the watchdog repeats itself after it fired first: the thread may have
  * been between the check and the call. */

@@ -70,13 +70,13 @@ REQUESTS = """
     KVM_GET_API_VERSION KVM_CREATE_VM KVM_CHECK_EXTENSION KVM_GET_VCPU_MMAP_SIZE
     KVM_GET_SUPPORTED_CPUID KVM_CREATE_VCPU KVM_SET_USER_MEMORY_REGION KVM_SET_TSS_ADDR
     KVM_SET_IDENTITY_MAP_ADDR KVM_CREATE_IRQCHIP KVM_RUN KVM_GET_REGS KVM_SET_REGS
-    KVM_GET_SREGS KVM_SET_SREGS KVM_SET_CPUID2 KVM_GET_MP_STATE KVM_GET_TSC_KHZ
+    KVM_GET_SREGS KVM_SET_SREGS KVM_SET_CPUID2 KVM_GET_MP_STATE KVM_SET_MP_STATE KVM_GET_TSC_KHZ
     KVM_GET_STATS_FD
 """.split()
 
 CONSTANTS = """
-    KVMIO KVM_API_VERSION KVM_EXIT_IO_IN KVM_EXIT_IO_OUT KVM_MP_STATE_HALTED
-    KVM_STATS_TYPE_MASK KVM_STATS_TYPE_CUMULATIVE
+    KVMIO KVM_API_VERSION KVM_EXIT_IO_IN KVM_EXIT_IO_OUT KVM_MP_STATE_HALTED KVM_MP_STATE_RUNNABLE
+    KVM_STATS_TYPE_MASK KVM_STATS_TYPE_CUMULATIVE WATCHDOG_SIGNAL_OFFSET
 """.split()
 
 
@@ -98,7 +98,7 @@ def definitions() -> str:
     """Assemble the cdef: structs, functions, and a constant for each macro wanted."""
     kvm = macros("linux/kvm.h")
     shared = macros("shared.h", f"-I{GUESTS}")
-    ours = [n for n in shared if re.match(r"(GUEST|SHARED|PORT|DOORBELL)_", n)]
+    ours = [n for n in shared if re.match(r"(GUEST|SHARED|PORT|DOORBELL|PROOF|VECTOR)_", n)]
     names = {*REQUESTS, *CONSTANTS, *ours, *numbered(kvm, "KVM_EXIT_"), *numbered(kvm, "KVM_CAP_")}
     run = "struct kvm_run { uint8_t immediate_exit; uint32_t exit_reason; "
     run += "".join(f"kvmh_{field} {field}; " for field in PAYLOADS) + "...; };\n"

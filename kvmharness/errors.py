@@ -63,5 +63,24 @@ class GuestError(HarnessError):
         self.rip = rip
 
 
+class KvmIncorrect(HarnessError):
+    """KVM did what the architecture forbids: a correctness failure, never a figure.
+
+    `case` says mode and op, `iteration` how many ops had run, `error_code` is the page
+    fault's (0 where there was none).
+    """
+
+    exit_code = EXIT_REGRESSION
+
+    def __init__(self, case: str, iteration: int, error_code: int, wrong: str) -> None:
+        super().__init__(
+            f"KVM is incorrect: {case}: {wrong} (iteration {iteration}, error code "
+            f"{error_code:#x}); report it with the run file"
+        )
+        self.case = case
+        self.iteration = iteration
+        self.error_code = error_code
+
+
 class GuestTimeout(GuestError):
     """The watchdog ended a guest that rang no doorbell in time."""

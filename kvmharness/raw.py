@@ -40,6 +40,7 @@ _SHAPES: Final[dict[str, tuple[int, int, str | None]]] = {
     "KVM_SET_SREGS": (IOC_WRITE, 0x84, "struct kvm_sregs"),
     "KVM_SET_CPUID2": (IOC_WRITE, 0x90, "struct kvm_cpuid2"),
     "KVM_GET_MP_STATE": (IOC_READ, 0x98, "struct kvm_mp_state"),
+    "KVM_SET_MP_STATE": (IOC_WRITE, 0x99, "struct kvm_mp_state"),
     "KVM_GET_TSC_KHZ": (NONE, 0xA3, None),
     "KVM_GET_STATS_FD": (NONE, 0xCE, None),
 }

@@ -49,7 +49,8 @@ def test_kvm_run_offsets() -> None:
 
 def test_shared_page_holds_its_samples() -> None:
     assert lib.SHARED_STAMPS + 16 * lib.SHARED_MAX_SAMPLES <= lib.SHARED_SIZE
-    assert lib.GUEST_SHARED + lib.SHARED_SIZE <= lib.GUEST_PAGE_TABLES
+    assert lib.GUEST_SHARED + lib.SHARED_SIZE <= lib.GUEST_GDT
+    assert lib.GUEST_SHARED_MORE + 256 * lib.SHARED_SIZE <= lib.GUEST_MEMORY
 
 
 def test_failing_ioctl_names_itself_and_the_cause() -> None:

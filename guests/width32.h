@@ -1,0 +1,9 @@
+/* What 32-bit code, paged or not, defines for measure.h and prove.h. */
+#define SHARED(offset)	offset(%ebp)
+#define XAX		%eax
+#define XBX		%ebx
+#define XCX		%ecx
+#define XDI		%edi
+#define XSP		%esp
+#define RETURN		iretl
+#define WINDOW_WRITE_SIZE	6
