@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
@@ -11,11 +11,15 @@ from kvmharness.errors import UsageError
 
 @dataclass(frozen=True)
 class Op:
-    """What a guest repeats; `guests` names those whose blob has it."""
+    """What a guest repeats; `guests` names those whose blob has it.
+
+    `needs` is the CPUID feature (guest.FEATURES) without which the op is skipped.
+    """
 
     name: str
     guests: tuple[str, ...]
     about: str
+    needs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Param:
     """A case's parameter; `values` are all it takes, the first one being the default."""
 
     name: str
-    values: tuple[int, ...]
+    values: Sequence[int]
     guests: tuple[str, ...]
     about: str
 
@@ -31,18 +35,48 @@ class Param:
     def default(self) -> int:
         return self.values[0]
 
+    @property
+    def takes(self) -> str:
+        """Say in words which values there are."""
+        if isinstance(self.values, range):
+            return f"{self.values[0]} to {self.values[-1]}"
+        return " or ".join(str(v) for v in self.values)
 
-GUESTS = ("real16", "long64")
+
+GUESTS = ("real16", "flat32", "prot32", "pae32", "long64")
+PAGED = ("prot32", "pae32", "long64")
+FLAT = tuple(g for g in GUESTS if g != "real16")
 
 OPS = (
     Op("empty", GUESTS, "the loop alone"),
     Op("cr0_wp", GUESTS, "one write of CR0 that flips WP"),
+    Op("cr0_read", GUESTS, "one read of CR0"),
+    Op("cr0_ts", GUESTS, "one write of CR0 that flips TS, which is in no role"),
+    Op("cr4_pge", GUESTS, "one write of CR4 that flips PGE: a TLB flush", "pge"),
+    Op("cr4_smep", GUESTS, "one write of CR4 that flips SMEP, a role bit", "smep"),
+    Op("cr4_smap", GUESTS, "one write of CR4 that flips SMAP, a role bit", "smap"),
+    Op("cr4_pke", GUESTS, "one write of CR4 that flips PKE, a role bit", "pku"),
+    Op("efer_nx", GUESTS, "one WRMSR of EFER that flips NXE, a role bit", "nx"),
+    Op("cr3_same", PAGED, "one write of CR3 with the value it has"),
+    Op("cr3_switch", PAGED, "one write of CR3 with the other one of two roots"),
+    Op("wx", PAGED, "the W^X window: WP off, a write to a read-only page, WP on (two toggles)"),
     Op("cpuid", GUESTS, "an exit that KVM handles itself (VMX and SVM always intercept CPUID)"),
+    Op("hypercall", GUESTS, "a hypercall that KVM does not know, handled in the kernel"),
     Op("pio", GUESTS, "an exit to user space and back"),
 )
 
+# What a run without a pattern measures: the toggle and its controls, unpaged and paged.
+DEFAULT = [f"{guest}/{op}" for guest in ("real16", "long64") for op in
+           ("empty", "cr0_wp", "cpuid", "pio")]  # fmt: skip
+
 PARAMS = (
     Param("high", (0, 1), ("long64",), "1: run at a kernel-half address"),
+    Param("la57", (0, 1), ("long64",), "1: 5-level paging"),
+    Param("pcid", (0, 1), ("long64",), "1: CR4.PCIDE set, each root with a PCID of its own"),
+    Param("pages", range(0, 4097), FLAT, "pages that the guest touches after each op"),
+    Param("huge", (0, 1), ("long64",), "1: those pages are 2 MiB, on the host too"),
+    Param("vcpus", range(1, 257), FLAT, "vCPUs of one VM doing it at once"),
+    Param("slots", range(1, 513), GUESTS, "memslots of the VM"),
     Param("irqchip", (1, 0), GUESTS, "0: no in-kernel interrupt controllers"),
 )
 
@@ -79,9 +113,9 @@ def _parse_params(text: str, pattern: str) -> dict[str, int]:
         if param is None:
             known = ", ".join(p.name for p in PARAMS)
             raise UsageError(f"case {pattern!r}: no parameter {key!r}; there are: {known}")
-        if value not in {str(v) for v in param.values}:
-            allowed = ", ".join(str(v) for v in param.values)
-            raise UsageError(f"case {pattern!r}: {key} takes {allowed}, not {value!r}")
+        # Nothing takes a number of ten digits, and int() refuses some thousands of them.
+        if not value.isdecimal() or len(value) > 9 or int(value) not in param.values:
+            raise UsageError(f"case {pattern[:60]!r}: {key} takes {param.takes}, not {value[:20]!r}")
         given[key] = int(value)
     # In the table's order and without defaults, so that a case has one name.
     return {p.name: given[p.name] for p in PARAMS if given.get(p.name, p.default) != p.default}
@@ -94,11 +128,11 @@ def _fits(guest: str, params: Iterable[str]) -> bool:
 def select(patterns: Iterable[str]) -> list[Case]:
     """Return the cases that shell-style patterns such as `long64/*` or `*/cr0_wp@high=1` name.
 
-    No pattern means every guest and op at the default parameters.  The order is the
-    table's, each case once.  Raises UsageError for a pattern that names nothing.
+    No pattern means DEFAULT.  The order is the table's within a pattern, each case once.
+    Raises UsageError for a pattern that names nothing.
     """
     cases: dict[str, Case] = {}
-    for pattern in list(patterns) or ["*"]:
+    for pattern in list(patterns) or DEFAULT:
         names, _, text = pattern.partition("@")
         params = _parse_params(text, pattern) if text else {}
         found = [

@@ -6,20 +6,19 @@ own: tracepoints and hardware counters, KVM's functions, exits by reason.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 
 from kvmharness.cases import Case
 from kvmharness.counters import events, perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, ExitReasons
-from kvmharness.counters.source import Source
-from kvmharness.errors import GuestError, KvmError
+from kvmharness.errors import GuestError, KvmError, KvmIncorrect
 from kvmharness.kvm import System
-from kvmharness.machine import Measurement
+from kvmharness.machine import Machine
 from kvmharness.measure import Opener, open_machine
-from kvmharness.results import CaseResult, per_op
+from kvmharness.results import CaseResult, Settings, per_op
 
 SAMPLES = 2
 
@@ -30,9 +29,9 @@ class Counting:
     `absent` names what no case will have, with the reason.
     """
 
-    def __init__(self, system: System, timeout_s: float, opener: Opener = open_machine) -> None:
+    def __init__(self, system: System, settings: Settings, opener: Opener = open_machine) -> None:
         self._system = system
-        self._timeout_s = timeout_s
+        self._settings = settings
         self._opener = opener
         self._stack = ExitStack()
         self._events: list[perf.Event] = []
@@ -60,35 +59,42 @@ class Counting:
                 self._add(case, result, self._functions)
             if (result.counters.get("kvm:kvm_exit") or 0) * MOST_OPS >= 1:
                 self._add_reasons(case, result)
-        except (GuestError, KvmError) as error:
+        except (GuestError, KvmError, KvmIncorrect) as error:
             result.absent["perf"] = str(error)
         for name in result.absent:
             if name not in {"perf", "kvm.*"}:
                 result.counters.setdefault(name, None)
 
     def _add(self, case: Case, result: CaseResult, wanted: Sequence[perf.Event]) -> None:
-        with closing(PerfStat(wanted)) as stat:
-            iterations = result.iterations or 1
-            measured = self._measure(case, iterations, SAMPLES, stat)
-            result.counters.update(per_op(measured.counts, iterations * SAMPLES))
+        iterations = result.iterations or 1
+        with (
+            self._warm(case, iterations) as machine,
+            closing(PerfStat(wanted, threads=machine.thread_ids)) as stat,
+        ):
+            measured = machine.measure(iterations, SAMPLES, [stat])
+            ops = iterations * len(measured.ticks)
+            result.counters.update(per_op(measured.counts, ops))
             result.absent.update(stat.absent)
             if stat.failure:
                 result.absent.update((event.name, stat.failure) for event in wanted)
 
     def _add_reasons(self, case: Case, result: CaseResult) -> None:
         iterations = min(result.iterations or 1, MOST_OPS)
-        with closing(ExitReasons()) as reasons:
-            measured = self._measure(case, iterations, 1, reasons)
-            result.exit_reasons = per_op(measured.counts, iterations)
+        with (
+            self._warm(case, iterations) as machine,
+            closing(ExitReasons(machine.thread_ids)) as reasons,
+        ):
+            measured = machine.measure(iterations, 1, [reasons])
+            result.exit_reasons = per_op(measured.counts, iterations * len(measured.ticks))
             if reasons.failure:
                 result.absent["exit_reasons"] = reasons.failure
 
-    def _measure(
-        self, case: Case, iterations: int, samples: int, source: Source
-    ) -> Measurement:
-        with self._opener(self._system, case, self._timeout_s) as machine:
+    @contextmanager
+    def _warm(self, case: Case, iterations: int) -> Iterator[Machine]:
+        """Open a VM for the case that has run it before."""
+        with self._opener(self._system, case, self._settings) as machine:
             machine.measure(min(iterations, MOST_OPS), 1)
-            return machine.measure(iterations, samples, [source])
+            yield machine
 
     def close(self) -> None:
         """Remove the probes."""

@@ -1,4 +1,4 @@
-"""The guests' blobs, and the CPU state and page tables that each one starts from."""
+"""The guests' blobs, and the CPU state that each one starts from."""
 
 from __future__ import annotations
 
@@ -11,35 +11,46 @@ from importlib.resources import files
 from mmap import mmap
 from typing import Any
 
+from kvmharness import paging
+from kvmharness.cases import PAGED, Case
 from kvmharness.raw import lib, new
 
 CR0_PE, CR0_ET, CR0_NE, CR0_WP, CR0_PG = 1 << 0, 1 << 4, 1 << 5, 1 << 16, 1 << 31
-CR4_PAE = 1 << 5
+CR4_PSE, CR4_PAE, CR4_LA57, CR4_PCIDE = 1 << 4, 1 << 5, 1 << 12, 1 << 17
 EFER_LME, EFER_LMA = 1 << 8, 1 << 10
-PTE_PRESENT, PTE_WRITE, PTE_LARGE = 1 << 0, 1 << 1, 1 << 7
 RFLAGS_RESERVED = 1 << 1
 
 SEGMENT_CODE, SEGMENT_DATA = 0b1011, 0b0011  # accessed; execute-read, read-write
-PAGE = 0x1000
+# Flat segments of 4 GiB for the GDT: 32-bit code, 64-bit code, data (Intel SDM vol. 3, 3.4.5).
+DESCRIPTOR_CODE32, DESCRIPTOR_CODE64 = 0x00CF9B000000FFFF, 0x00AF9B000000FFFF
+DESCRIPTOR_DATA = 0x00CF93000000FFFF
+GATE_INTERRUPT = 0x8E00  # present, DPL 0, interrupt gate of the mode's width
+
+CR0 = {
+    "real16": CR0_ET,
+    "flat32": CR0_ET | CR0_PE,
+    **dict.fromkeys(PAGED, CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE),
+}
+CR4 = {"real16": 0, "flat32": 0, "prot32": CR4_PSE, "pae32": CR4_PAE, "long64": CR4_PAE}
 
 
 @dataclass(frozen=True)
 class Blob:
-    """An assembled guest: its flat `code` for GUEST_CODE and the address of each op."""
+    """An assembled guest: its flat `code` for GUEST_CODE and the addresses of its symbols."""
 
     name: str
     code: bytes
     sha256: str
-    entries: dict[str, int]
+    symbols: dict[str, int]
 
 
 @cache
 def blob(name: str) -> Blob:
     """Return the guest `name` as it was built into the package."""
     folder = files("kvmharness") / "blobs"
-    entries = json.loads((folder / "index.json").read_text())[name]["entries"]
+    symbols = json.loads((folder / "index.json").read_text())[name]["symbols"]
     code = (folder / f"{name}.bin").read_bytes()
-    return Blob(name, code, hashlib.sha256(code).hexdigest(), entries)
+    return Blob(name, code, hashlib.sha256(code).hexdigest(), symbols)
 
 
 def _segment(segment: Any, kind: int, selector: int, *, long_code: bool = False) -> None:
@@ -48,47 +59,65 @@ def _segment(segment: Any, kind: int, selector: int, *, long_code: bool = False)
     segment.l, segment.db = int(long_code), int(not long_code)
 
 
-def _real_mode(sregs: Any, memory: mmap, high: int) -> None:
-    """Set what a reset leaves, with CR0.CD and CR0.NW cleared and code at address 0."""
-    sregs.cr0 = CR0_ET
-    sregs.cs.base = sregs.cs.selector = 0
+def _gate(address: int, *, wide: bool) -> bytes:
+    """Return an interrupt gate, 8 bytes or in 64-bit mode 16 (Intel SDM vol. 3, 6.11, 6.14.1)."""
+    low, high = address & 0xFFFF, address >> 16 & 0xFFFF
+    gate = struct.pack("<HHHH", low, lib.GUEST_CS, GATE_INTERRUPT, high)
+    return gate + struct.pack("<II", address >> 32, 0) if wide else gate
 
 
-def _long_mode(sregs: Any, memory: mmap, high: int) -> None:
-    """Map the first 2 MiB at 0 and at GUEST_HIGH_HALF by one large page each."""
-    pml4 = lib.GUEST_PAGE_TABLES
-    low, upper, directory = pml4 + PAGE, pml4 + 2 * PAGE, pml4 + 3 * PAGE
-    table = PTE_PRESENT | PTE_WRITE
-    entries = {
-        pml4: low | table,
-        pml4 + 8 * 511: upper | table,
-        low: directory | table,
-        upper + 8 * 510: directory | table,
-        directory: table | PTE_LARGE,
-    }
-    for address, entry in entries.items():
-        struct.pack_into("<Q", memory, address, entry)
-    sregs.cr0 = CR0_PG | CR0_WP | CR0_NE | CR0_ET | CR0_PE
-    sregs.cr3, sregs.cr4, sregs.efer = pml4, CR4_PAE, EFER_LMA | EFER_LME
-    _segment(sregs.cs, SEGMENT_CODE, 8, long_code=True)
+def _write(memory: mmap, address: int, data: bytes) -> None:
+    memory[address : address + len(data)] = data
+
+
+def offset(case: Case) -> int:
+    """Return what the case's virtual addresses lie above its low ones."""
+    return int(lib.GUEST_HIGH_HALF) if case["high"] else 0
+
+
+def shared_page(vcpu: int) -> int:
+    """Return the guest-physical address of a vCPU's shared page."""
+    return int(lib.GUEST_SHARED_MORE + vcpu * lib.SHARED_SIZE if vcpu else lib.GUEST_SHARED)
+
+
+def load(code: Blob, case: Case, memory: mmap) -> paging.Roots | None:
+    """Put a guest with its tables into `memory`, mapped at 0; return its page-table roots."""
+    _write(memory, lib.GUEST_CODE, code.code)
+    if case.guest == "real16":
+        return None
+    wide = case.guest == "long64"
+    descriptors = (0, DESCRIPTOR_CODE64 if wide else DESCRIPTOR_CODE32, DESCRIPTOR_DATA)
+    _write(memory, lib.GUEST_GDT, struct.pack("<3Q", *descriptors))
+    if "page_fault" in code.symbols:
+        gate = _gate(offset(case) + code.symbols["page_fault"], wide=wide)
+        _write(memory, lib.GUEST_IDT + lib.VECTOR_PF * len(gate), gate)
+    return paging.build(memory, case) if case.guest in PAGED else None
+
+
+def set_mode(sregs: Any, case: Case, roots: paging.Roots | None) -> None:
+    """Set the case's CPU mode in `sregs`, the `struct kvm_sregs *` of a reset vCPU."""
+    wide = case.guest == "long64"
+    sregs.cr0, sregs.cr4 = CR0[case.guest], CR4[case.guest]
+    if case.guest == "real16":
+        sregs.cs.base = sregs.cs.selector = 0
+        return
+    _segment(sregs.cs, SEGMENT_CODE, lib.GUEST_CS, long_code=wide)
     for name in ("ds", "es", "fs", "gs", "ss"):
-        _segment(getattr(sregs, name), SEGMENT_DATA, 16)
+        _segment(getattr(sregs, name), SEGMENT_DATA, lib.GUEST_DS)
+    sregs.gdt.base, sregs.gdt.limit = lib.GUEST_GDT, 3 * 8 - 1
+    sregs.idt.base, sregs.idt.limit = lib.GUEST_IDT, (lib.VECTOR_PF + 1) * (16 if wide else 8) - 1
+    if roots:
+        sregs.cr3 = roots.first
+    if wide:
+        sregs.efer = EFER_LMA | EFER_LME
+        sregs.cr4 |= CR4_LA57 * case["la57"] | CR4_PCIDE * case["pcid"]
 
 
-_MODES = {"real16": _real_mode, "long64": _long_mode}
-
-
-def load(blob: Blob, op: str, high: int, memory: mmap, sregs: Any) -> Any:
-    """Put a guest into `memory` (mapped at 0) and its mode into `sregs`.
-
-    `sregs` is the reset `struct kvm_sregs *`, changed in place.  Returns the
-    `struct kvm_regs *` that starts the op.
-    """
-    memory[lib.GUEST_CODE : lib.GUEST_CODE + len(blob.code)] = blob.code
-    _MODES[blob.name](sregs, memory, high)
-    offset = lib.GUEST_HIGH_HALF if high else 0
+def registers(case: Case, entry: int, vcpu: int) -> Any:
+    """Return the `struct kvm_regs *` that starts a vCPU at the symbol address `entry`."""
     regs = new("struct kvm_regs *")
-    regs.rip = offset + blob.entries[op]
-    regs.rbp = offset + lib.GUEST_SHARED
+    regs.rip = offset(case) + entry
+    regs.rbp = offset(case) + shared_page(vcpu)
+    regs.rsp = offset(case) + lib.GUEST_STACK
     regs.rflags = RFLAGS_RESERVED
     return regs

@@ -17,6 +17,7 @@ from kvmharness.errors import KvmError, Unavailable
 from kvmharness.raw import ffi, lib
 
 DEVICE = "/dev/kvm"
+HUGE_PAGE = 0x200000
 
 _OPEN_HINTS = {
     errno.ENOENT: "load kvm_intel or kvm_amd (modprobe), or switch on virtualisation in the "
@@ -138,16 +139,25 @@ class Vm(_WithStats):
         """Create the in-kernel PIC, IOAPIC and local APICs."""
         raw.ioctl(self.fd, "KVM_CREATE_IRQCHIP")
 
-    def set_user_memory_region(self, slot: int, address: int, size: int) -> mmap.mmap:
+    def set_user_memory_region(
+        self, slot: int, address: int, size: int, *, huge: bool = False, populate: bool = False
+    ) -> mmap.mmap:
         """Back guest-physical `address` with `size` bytes of fresh zeroed memory; return it.
 
-        The mapping is private and barred from transparent huge pages, so that
-        a guest's 4 KiB page is one on the host.  It lives until close().
+        The mapping is private and lives until close().  It is barred from transparent huge
+        pages, so that a guest's 4 KiB page is one on the host, unless `huge` asks for them
+        (then guest-physical `address` lies at the first multiple of 2 MiB in it).
+        `populate` gives every page its own frame at once.
         """
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        memory = mmap.mmap(-1, size, flags=flags)
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
+        memory = mmap.mmap(-1, size + HUGE_PAGE if huge else size, flags=flags)
+        memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
         base = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
+        begin = -base % HUGE_PAGE if huge else 0
+        base += begin
+        if populate:
+            for at in range(begin, begin + size, HUGE_PAGE if huge else mmap.PAGESIZE):
+                memory[at] = 1
         region = raw.new("struct kvm_userspace_memory_region *", [slot, 0, address, size, base])
         raw.ioctl(self.fd, "KVM_SET_USER_MEMORY_REGION", region)
         self._memory.append(memory)
@@ -201,6 +211,10 @@ class Vcpu(_WithStats):
     def get_mp_state(self) -> int:
         """Return KVM_MP_STATE_*; it needs an in-kernel irqchip to tell of a halt."""
         return int(self._get("KVM_GET_MP_STATE", "struct kvm_mp_state *").mp_state)
+
+    def set_mp_state(self, mp_state: int) -> None:
+        """Set KVM_MP_STATE_*."""
+        raw.ioctl(self.fd, "KVM_SET_MP_STATE", raw.new("struct kvm_mp_state *", [mp_state]))
 
     def get_tsc_khz(self) -> int:
         """Return the guest's TSC frequency in kHz."""

@@ -1,4 +1,4 @@
-"""One VM with one guest in it: create, load, and measure between its doorbells."""
+"""One VM with one guest in it: create, load, prove, and measure between its doorbells."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
-from kvmharness import exits, guest
-from kvmharness.cases import Case
+from kvmharness import exits, guest, proof
+from kvmharness.cases import PAGED, Case
 from kvmharness.counters.source import Source
-from kvmharness.errors import GuestError, GuestTimeout, KvmError
-from kvmharness.kvm import System, Vcpu, Vm
+from kvmharness.errors import GuestError, GuestTimeout, KvmError, KvmIncorrect
+from kvmharness.kvm import HUGE_PAGE, System, Vcpu, Vm
+from kvmharness.paging import PAGE
 from kvmharness.raw import lib
+from kvmharness.threads import VcpuThreads
 
 # Below 4 GiB and above any guest's memory, where other VMMs put them too.
 IDENTITY_MAP_ADDR = 0xFFFBC000
@@ -24,13 +26,18 @@ MAX_SAMPLES = int(lib.SHARED_MAX_SAMPLES)
 MAX_ITERATIONS = 2**32 - 1
 DEFAULT_TIMEOUT_S = 10.0
 
+# Odd, so that a toggle leaves CR0.WP the other way at every second check.
+PROOF_ITERATIONS = 1001
+PROOF_ROUNDS = 4
+
 
 @dataclass(frozen=True)
 class Measurement:
     """What lay between one begin and one end doorbell.
 
-    `ticks` holds each sample's length in guest TSC ticks, `counts` what the sources counted
-    over all samples together, `pio_exits` the port writes of the op `pio`.
+    `ticks` holds each sample's length in guest TSC ticks, all of vCPU 0, then all of the
+    next; `counts` what the sources counted over all samples together, `pio_exits` the port
+    writes of the op `pio`.
     """
 
     ticks: list[int]
@@ -41,107 +48,218 @@ class Measurement:
 class Machine:
     """A VM loaded with a case's guest, standing before its first doorbell.
 
+    `cpus` are the CPUs for the threads of a case with several vCPUs (empty: any).
     Raises KvmError where KVM refuses a part of the set-up.
     """
 
     def __init__(
         self, system: System, case: Case, *, timeout_s: float = DEFAULT_TIMEOUT_S,
-        blob: guest.Blob | None = None,
-    ) -> None:
+        blob: guest.Blob | None = None, cpus: Sequence[int] = (),
+    ) -> None:  # fmt: skip
         self.case = case
         self._timeout_ns = int(timeout_s * 1e9)
-        self._stack = ExitStack()
+        self._blob = blob or guest.blob(case.guest)
+        self._can_prove = f"prove_{case.op}" in self._blob.symbols
+        self._proved = False
         with ExitStack() as stack:
             self.vm: Vm = stack.enter_context(system.create_vm())
             self.vm.set_identity_map_addr(IDENTITY_MAP_ADDR)
             self.vm.set_tss_addr(TSS_ADDR)
             if case["irqchip"]:
                 self.vm.create_irqchip()
-            self.memory = self.vm.set_user_memory_region(0, 0, lib.GUEST_MEMORY)
-            self.vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(0))
-            self.vcpu.set_cpuid2(system.get_supported_cpuid())
-            sregs = self.vcpu.get_sregs()
-            code = blob or guest.blob(case.guest)
-            regs = guest.load(code, case.op, case["high"], self.memory, sregs)
-            self.vcpu.set_sregs(sregs)
-            self.vcpu.set_regs(regs)
-            self.tsc_khz = self.vcpu.get_tsc_khz()
+            self._create_memory()
+            self.roots = guest.load(self._blob, case, self.memory)
+            self.vcpus: list[Vcpu] = [
+                self._create_vcpu(system, stack, number) for number in range(case["vcpus"])
+            ]
+            self._threads = stack.enter_context(VcpuThreads(len(self.vcpus), cpus))
+            self.tsc_khz = self.vcpus[0].get_tsc_khz()
             self._stack = stack.pop_all()
+
+    @property
+    def thread_ids(self) -> list[int]:
+        """The kernel's ids of the threads that run the vCPUs."""
+        return self._threads.ids
+
+    def _create_memory(self) -> None:
+        """Create the memslots: RAM, the pages to touch, and those that nobody uses."""
+        case = self.case
+        self.memory = self.vm.set_user_memory_region(0, 0, lib.GUEST_MEMORY)
+        slots = 1
+        if case["pages"]:
+            at, size = (
+                (lib.GUEST_HUGE_PAGES, HUGE_PAGE) if case["huge"] else (lib.GUEST_PAGES, PAGE)
+            )
+            self.vm.set_user_memory_region(
+                slots, at, size * case["pages"], huge=bool(case["huge"]), populate=True
+            )
+            slots += 1
+        for slot in range(slots, case["slots"]):
+            self.vm.set_user_memory_region(slot, lib.GUEST_SLOTS + 2 * PAGE * slot, PAGE)
+
+    def _entry(self, symbol: str) -> int:
+        suffix = "_pages" if self.case["pages"] and symbol == "op" else ""
+        return self._blob.symbols[f"{symbol}_{self.case.op}{suffix}"]
+
+    def _create_vcpu(self, system: System, stack: ExitStack, number: int) -> Vcpu:
+        vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(number))
+        vcpu.set_cpuid2(system.get_supported_cpuid())
+        sregs = vcpu.get_sregs()
+        guest.set_mode(sregs, self.case, self.roots)
+        vcpu.set_sregs(sregs)
+        proves = self._can_prove and number == 0
+        entry = self._entry("prove" if proves else "op")
+        vcpu.set_regs(guest.registers(self.case, entry, number))
+        if number and self.case["irqchip"]:
+            # Otherwise it waits for the INIT and SIPI that a firmware would send.
+            vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
+        self._write_parameters(number)
+        return vcpu
+
+    def _write_parameters(self, vcpu: int) -> None:
+        """Fill in what of a vCPU's shared page does not change between measurements."""
+        case, page, offset = self.case, guest.shared_page(vcpu), guest.offset(self.case)
+        at, stride = (
+            (lib.GUEST_HUGE_PAGES, HUGE_PAGE)
+            if case["huge"]
+            else (lib.GUEST_PAGES_AT if case.guest in PAGED else lib.GUEST_PAGES, PAGE)
+        )
+        switch = self.roots.first ^ self.roots.second if self.roots else 0
+        barrier = offset + lib.GUEST_SHARED + lib.SHARED_ARRIVED
+        for where, form, value in (
+            (lib.SHARED_NEXT, "<Q", offset + self._entry("op")),
+            (lib.SHARED_BARRIER, "<Q", barrier),
+            (lib.SHARED_CR3_XOR, "<I", switch),
+            (lib.SHARED_TOUCH_AT, "<Q", at),
+            (lib.SHARED_TOUCH_STRIDE, "<I", stride),
+            (lib.SHARED_TOUCH_PAGES, "<I", case["pages"]),
+        ):
+            struct.pack_into(form, self.memory, page + where, value)
+
+    def _ask(self, iterations: int, samples: int, vcpus: int) -> None:
+        for number in range(vcpus):
+            page = guest.shared_page(number)
+            values = (iterations, samples, 0, vcpus)
+            struct.pack_into("<4I", self.memory, page + lib.SHARED_ITERATIONS, *values)
+            struct.pack_into("<I", self.memory, page + lib.SHARED_ARRIVED, 0)
+
+    def prove(
+        self, rounds: int = PROOF_ROUNDS, iterations: int = PROOF_ITERATIONS
+    ) -> int | None:
+        """Have the guest prove W^X around `rounds` times `iterations` ops.
+
+        Returns how many writes were tried, None where the guest cannot (no paging).  Raises
+        KvmIncorrect if KVM got one wrong.  To be called before anything is measured.
+        """
+        if self._proved or not self._can_prove:
+            return None
+        self._proved = True
+        self._ask(iterations, rounds, 1)
+        self._run_to(0, lib.DOORBELL_BEGIN)
+        self._run_to(0, lib.DOORBELL_END)
+        at = lib.GUEST_SHARED + lib.SHARED_STAMPS
+        size = (rounds + 1) * lib.PROOF_ATTEMPTS * lib.PROOF_RECORD
+        found = proof.attempts(
+            self.memory[at : at + size], guest.offset(self.case) + at, iterations
+        )
+        proof.judge(self.case.name, found, self._window(), 1 if self.case.op == "wx" else None)
+        return len(found)
+
+    def _window(self) -> int:
+        """Return what the window's page holds as the host sees it."""
+        return int(struct.unpack_from("<I", self.memory, lib.GUEST_READ_ONLY)[0])
 
     def measure(
         self, iterations: int, samples: int, sources: Sequence[Source] = ()
     ) -> Measurement:
-        """Take `samples` (1..MAX_SAMPLES) of `iterations` ops (1..MAX_ITERATIONS) each.
+        """Take `samples` (1..MAX_SAMPLES) of `iterations` ops (1..MAX_ITERATIONS) a vCPU.
 
         Raises GuestTimeout when the time limit passes first (the samples under way are
-        lost, the VM is of no more use) and GuestError when the guest leaves its protocol.
+        lost, the VM is of no more use), GuestError when the guest leaves its protocol, and
+        KvmIncorrect when KVM let its W^X window down.
         """
-        struct.pack_into(
-            "<II", self.memory, lib.GUEST_SHARED + lib.SHARED_ITERATIONS, iterations, samples
-        )
-        self._run_to(lib.DOORBELL_BEGIN)
+        self.prove()
+        self._ask(iterations, samples, len(self.vcpus))
+        self._threads.run(lambda number: self._run_to(number, lib.DOORBELL_BEGIN))
         for source in sources:
             source.begin()
-        pio = self._run_to(lib.DOORBELL_END)
+        pio = self._threads.run(lambda number: self._run_to(number, lib.DOORBELL_END))
         counts: dict[str, int] = {}
         for source in reversed(sources):
             counts.update(source.end())
-        return Measurement(self._ticks(samples), counts, pio)
+        if self.case.op == "wx" and self._window() != 1:
+            wrong = f"the host sees {self._window():#x} in the page where the guest wrote 1"
+            raise KvmIncorrect(self.case.name, iterations, 0, wrong)
+        ticks = [t for number in range(len(self.vcpus)) for t in self._ticks(number, samples)]
+        return Measurement(ticks, counts, sum(pio))
 
-    def _run_to(self, doorbell: int) -> int:
-        """Run until the guest rings `doorbell`; return the op `pio`'s exits on the way."""
+    def _run_to(self, number: int, doorbell: int) -> int:
+        """Run a vCPU until it rings `doorbell`; return the op `pio`'s exits on the way."""
         # The limit is the guest's: what the sources take at a doorbell is not counted.
         deadline = time.monotonic_ns() + self._timeout_ns
         pio_exits = 0
         while True:
             try:
                 left = max(deadline - time.monotonic_ns(), 1)
-                exit_, pio = self.vcpu.run(left)
+                exit_, pio = self.vcpus[number].run(left)
             except KvmError as error:
                 if error.errno == errno.ETIME:
-                    raise self._timed_out() from None
+                    raise self._timed_out(number) from None
                 if error.errno == errno.EINTR:
                     continue  # Python has run its handlers: KeyboardInterrupt left already
                 raise
             pio_exits += pio
             if isinstance(exit_, exits.Io) and exit_.port == lib.PORT_DOORBELL:
+                if exit_.data == bytes([lib.DOORBELL_FAULT]):
+                    raise self._unexpected_fault(number)
                 if exit_.data != bytes([doorbell]):
-                    raise self._error(f"rang doorbell {exit_.data.hex()}, not {doorbell}")
+                    reason = f"rang doorbell {exit_.data.hex()}, not {doorbell}"
+                    raise self._error(number, reason)
                 return pio_exits
-            raise self._error(_DESCRIPTIONS.get(exit_.name, "left its protocol") + f": {exit_}")
+            seen = _DESCRIPTIONS.get(exit_.name, "left its protocol")
+            raise self._error(number, f"{seen}: {exit_}")
 
-    def _rip(self) -> int | None:
+    def _rip(self, number: int) -> int | None:
         try:
-            return int(self.vcpu.get_regs().rip)
+            return int(self.vcpus[number].get_regs().rip)
         except KvmError:
             return None
 
-    def _error(self, reason: str) -> GuestError:
-        return GuestError(reason, self._rip())
+    def _error(self, number: int, reason: str) -> GuestError:
+        return GuestError(reason, self._rip(number))
 
-    def _timed_out(self) -> GuestTimeout:
+    def _timed_out(self, number: int) -> GuestTimeout:
         limit = f"{self._timeout_ns / 1e9:g} s"
         try:
-            halted = self.vcpu.get_mp_state() == lib.KVM_MP_STATE_HALTED
+            halted = self.vcpus[number].get_mp_state() == lib.KVM_MP_STATE_HALTED
         except KvmError:
             halted = False
         seen = "halted early and slept" if halted else "rang no doorbell"
-        return GuestTimeout(f"{seen} within {limit}; raise --timeout if it only needs longer",
-                            self._rip())
+        return GuestTimeout(
+            f"{seen} within {limit}; raise --timeout if it only needs longer", self._rip(number)
+        )
 
-    def _ticks(self, samples: int) -> list[int]:
-        (done,) = struct.unpack_from("<I", self.memory, lib.GUEST_SHARED + lib.SHARED_DONE)
+    def _unexpected_fault(self, number: int) -> KvmIncorrect:
+        page = guest.shared_page(number)
+        (code,) = struct.unpack_from("<I", self.memory, page + lib.SHARED_FAULT_CODE)
+        cr2, ip, left = struct.unpack_from("<QQI", self.memory, page + lib.SHARED_FAULT_CR2)
+        (iterations,) = struct.unpack_from("<I", self.memory, page + lib.SHARED_ITERATIONS)
+        wrong = f"a page fault nobody expected at {cr2:#x} by the instruction at {ip:#x}"
+        return KvmIncorrect(self.case.name, max(iterations - left, 0), code, wrong)
+
+    def _ticks(self, number: int, samples: int) -> list[int]:
+        page = guest.shared_page(number)
+        (done,) = struct.unpack_from("<I", self.memory, page + lib.SHARED_DONE)
         if done != samples:
-            raise self._error(f"took {done} samples of {samples}")
-        at = lib.GUEST_SHARED + lib.SHARED_STAMPS
-        stamps = struct.unpack_from(f"<{2 * samples}Q", self.memory, at)
+            raise self._error(number, f"took {done} samples of {samples}")
+        stamps = struct.unpack_from(f"<{2 * samples}Q", self.memory, page + lib.SHARED_STAMPS)
         ticks = [end - begin for begin, end in zip(stamps[::2], stamps[1::2], strict=True)]
         if min(ticks) < 0:
-            raise self._error("its TSC ran backwards inside a sample")
+            raise self._error(number, "its TSC ran backwards inside a sample")
         return ticks
 
     def close(self) -> None:
-        """Destroy the vCPU, the VM and the guest's memory."""
+        """Destroy the vCPUs, the VM and the guest's memory."""
         self._stack.close()
 
     def __enter__(self) -> Self:

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from kvmharness.cases import Case
 from kvmharness.counters.kvmstats import PREFIX, KvmStats
-from kvmharness.errors import GuestError, KvmError, UsageError
+from kvmharness.errors import GuestError, KvmError, KvmIncorrect, UsageError
+from kvmharness.feasible import limits, why_not
+from kvmharness.host import vendor_module
 from kvmharness.kvm import System
 from kvmharness.machine import MAX_ITERATIONS, Machine
 from kvmharness.results import CaseResult, Disturbance, Settings, per_op
@@ -23,13 +25,19 @@ from kvmharness.results import CaseResult, Disturbance, Settings, per_op
 # Calibration starts here and multiplies until a sample is long enough to extrapolate.
 FIRST_ITERATIONS = 16
 GROWTH = 16
+# Before any thread is pinned.
+ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
 
-Opener = Callable[[System, Case, float], Machine]
+Opener = Callable[[System, Case, Settings], Machine]
 
 
-def open_machine(system: System, case: Case, timeout_s: float) -> Machine:
-    """Create the VM that a case describes."""
-    return Machine(system, case, timeout_s=timeout_s)
+def open_machine(system: System, case: Case, settings: Settings) -> Machine:
+    """Create the VM that a case describes, its vCPUs' threads on the CPUs after `cpu`."""
+    cpus: list[int] = []
+    if settings.cpu is not None and case["vcpus"] > 1:
+        others = sorted(ALLOWED_CPUS - {settings.cpu}, reverse=True)
+        cpus = [settings.cpu, *others]
+    return Machine(system, case, timeout_s=settings.timeout_s, cpus=cpus)
 
 
 @dataclass
@@ -51,6 +59,12 @@ class _Account:
     result: CaseResult
     ops: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def open(self) -> bool:
+        """Whether it can still be measured."""
+        result = self.result
+        return not (result.skipped or result.failed or result.incorrect)
 
 
 @contextmanager
@@ -128,11 +142,14 @@ def calibrate(machine: Machine, target_ms: float) -> int:
 def _one_vm(machine: Machine, account: _Account, settings: Settings, vm: int) -> None:
     """Warm a fresh VM up, take its samples, and add all to the account."""
     result = account.result
+    attempts = machine.prove()
+    if attempts is not None:
+        result.proof = (result.proof or 0) + attempts
     if result.iterations is None:
         result.iterations = settings.iterations or calibrate(machine, settings.target_ms)
     iterations = result.iterations
     machine.measure(iterations, 1)
-    with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+    with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
         before = _disturbance(settings.cpu)
         measured = machine.measure(iterations, settings.samples_per_vm, [stats])
         after = _disturbance(settings.cpu)
@@ -143,6 +160,9 @@ def _one_vm(machine: Machine, account: _Account, settings: Settings, vm: int) ->
     ns_per_tick = 1e6 / machine.tsc_khz
     result.samples += [round(t * ns_per_tick / iterations, 4) for t in measured.ticks]
     result.vms += [vm] * len(measured.ticks)
+    if len(machine.vcpus) > 1:
+        per_vm = settings.samples_per_vm
+        result.vcpus += [n for n in range(len(machine.vcpus)) for _ in range(per_vm)]
     account.ops += iterations * len(measured.ticks)
     for name, count in measured.counts.items():
         account.counts[name] = account.counts.get(name, 0) + count
@@ -165,8 +185,14 @@ class Session:
         self._system = system
         self._settings = settings
         self._opener = opener
+        here = limits(system, vendor_module())
         self._accounts = [
-            _Account(case, CaseResult(case.name, case.guest, case.op, dict(case.params)))
+            _Account(
+                case,
+                CaseResult(
+                    case.name, case.guest, case.op, dict(case.params), skipped=why_not(case, here)
+                ),
+            )
             for case in cases
         ]
         self._rounds = 0
@@ -191,7 +217,7 @@ class Session:
             while self._rounds < last:
                 turn = self._rounds % len(chosen)
                 for number, account in enumerate(chosen[turn:] + chosen[:turn], 1):
-                    if account.result.failed is None:
+                    if account.open:
                         self._measure_one(account)
                     yield Progress(
                         self._rounds + 1, last, number, len(chosen), account.result
@@ -201,8 +227,12 @@ class Session:
     def _measure_one(self, account: _Account) -> None:
         settings = self._settings
         try:
-            with self._opener(self._system, account.case, settings.timeout_s) as machine:
+            with self._opener(self._system, account.case, settings) as machine:
                 _one_vm(machine, account, settings, self._rounds)
+        except KvmIncorrect as error:
+            # A wrong KVM has no speed.
+            account.result.incorrect = str(error)
+            account.result.samples, account.result.vms = [], []
         except (GuestError, KvmError) as error:
             account.result.failed = str(error)
 

@@ -12,8 +12,8 @@ from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
-from kvmharness.machine import MAX_ITERATIONS, Measurement
-from kvmharness.measure import calibrate, open_machine
+from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
+from kvmharness.measure import calibrate
 
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
 FREQUENCY_HZ = 4999
@@ -53,7 +53,7 @@ def _measure(
     system: System, case: Case, seconds: float, timeout_s: float, source: PerfSource
 ) -> tuple[Measurement, int]:
     """Measure one sample of about `seconds` with `source`; return it and its ops."""
-    with open_machine(system, case, timeout_s) as machine, closing(source):
+    with Machine(system, case, timeout_s=timeout_s) as machine, closing(source):
         short = calibrate(machine, WARM_UP_MS)
         ops = min(max(1, round(short * seconds * 1000 / WARM_UP_MS)), MAX_ITERATIONS)
         measured = machine.measure(ops, 1, [source])

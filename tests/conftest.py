@@ -45,7 +45,8 @@ def stub() -> Callable[..., Blob]:
     """Make a guest of raw machine code that starts where every guest does."""
 
     def make(code: bytes, guest: str = "long64") -> Blob:
-        return Blob(guest, code, "", {"cr0_wp": lib.GUEST_CODE, "empty": lib.GUEST_CODE})
+        symbols = dict.fromkeys(("op_cr0_wp", "op_empty"), lib.GUEST_CODE)
+        return Blob(guest, code, "", symbols)
 
     return make
 

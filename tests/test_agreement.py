@@ -39,7 +39,7 @@ def test_statistics_and_tracepoints_agree(system: System, op: str) -> None:
         machine.measure(10, 1)
         with (
             closing(PerfStat(events)) as stat,
-            closing(KvmStats(machine.vm, machine.vcpu)) as stats,
+            closing(KvmStats(machine.vm, machine.vcpus)) as stats,
         ):
             counts = machine.measure(OPS, 1, [stat, stats]).counts
     assert stat.failure is None
@@ -57,7 +57,7 @@ def test_toggle_on_kvm_pvm_is_emulated_and_looks_its_root_up(system: System) -> 
         machine.measure(10, 1)
         with (
             closing(PerfStat(events)) as stat,
-            closing(KvmStats(machine.vm, machine.vcpu)) as stats,
+            closing(KvmStats(machine.vm, machine.vcpus)) as stats,
         ):
             counts = machine.measure(OPS, 1, [stat, stats]).counts
     assert counts["kvm:kvm_exit"] == 0

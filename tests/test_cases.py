@@ -12,13 +12,20 @@ def names(*patterns: str) -> list[str]:
     return [case.name for case in select(patterns)]
 
 
-def test_no_pattern_is_every_guest_and_op() -> None:
-    assert names() == [f"{g}/{op.name}" for g in GUESTS for op in OPS]
+def test_no_pattern_is_the_toggle_and_its_controls() -> None:
+    assert names() == [
+        f"{g}/{op}" for g in ("real16", "long64") for op in ("empty", "cr0_wp", "cpuid", "pio")
+    ]
+
+
+def test_star_is_every_guest_and_op() -> None:
+    assert names("*") == [f"{g}/{op.name}" for g in GUESTS for op in OPS if g in op.guests]
 
 
 def test_patterns_are_shell_style_and_each_case_comes_once() -> None:
-    assert names("*/cr0_wp", "long64/*")[:2] == ["real16/cr0_wp", "long64/cr0_wp"]
-    assert len(names("*/cr0_wp", "long64/*")) == 5
+    both = names("real16/cr0_wp", "long64/c*", "long64/cr0_wp")
+    assert both[:2] == ["real16/cr0_wp", "long64/cr0_wp"]
+    assert len(both) == len(set(both))
 
 
 def test_name_is_canonical() -> None:
@@ -46,9 +53,10 @@ def test_parameter_selects_the_guests_that_have_it() -> None:
     [
         ("nothing/*", "matches nothing"),
         ("real16/*@high=1", "matches nothing"),
-        ("*/cr0_wp@speed=1", "no parameter 'speed'; there are: high, irqchip"),
-        ("*/cr0_wp@irqchip=2", "irqchip takes 1, 0, not '2'"),
-        ("*/cr0_wp@irqchip", "irqchip takes 1, 0, not ''"),
+        ("*/cr0_wp@speed=1", "no parameter 'speed'; there are: high, "),
+        ("*/cr0_wp@pages=5000", "pages takes 0 to 4096, not '5000'"),
+        ("*/cr0_wp@irqchip=2", "irqchip takes 1 or 0, not '2'"),
+        ("*/cr0_wp@irqchip", "irqchip takes 1 or 0, not ''"),
     ],
 )
 def test_bad_pattern_is_one_clear_line(pattern: str, says: str) -> None:

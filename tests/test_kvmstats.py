@@ -20,7 +20,7 @@ from kvmharness.machine import Machine
 def test_port_writes_are_counted_one_by_one(system: System) -> None:
     with Machine(system, Case("long64", "pio")) as machine:
         machine.measure(10, 1)
-        with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+        with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
             counts = machine.measure(1000, 2, [stats]).counts
     assert stats.absent is None
     # Whoever emulates the port write, each one leaves to user space once.
@@ -32,7 +32,7 @@ def test_port_writes_are_counted_one_by_one(system: System) -> None:
 def test_empty_loop_exits_almost_never(system: System) -> None:
     with Machine(system, Case("long64", "empty")) as machine:
         machine.measure(10, 1)
-        with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+        with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
             counts = machine.measure(10_000, 2, [stats]).counts
     assert counts["kvm.exits"] / 20_000 < 0.01
 
@@ -43,7 +43,7 @@ def test_cpuid_exits_on_vmx_and_svm(system: System) -> None:
         pytest.skip(f"{vendor_module()} may emulate CPUID without an exit")
     with Machine(system, Case("long64", "cpuid")) as machine:
         machine.measure(10, 1)
-        with closing(KvmStats(machine.vm, machine.vcpu)) as stats:
+        with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
             counts = machine.measure(1000, 2, [stats]).counts
     assert counts["kvm.exits"] >= 2000
 
@@ -51,7 +51,7 @@ def test_cpuid_exits_on_vmx_and_svm(system: System) -> None:
 @pytest.mark.kvm
 def test_histograms_and_present_values_are_left_out(system: System) -> None:
     with Machine(system, Case("long64", "empty")) as machine:
-        reader = StatsFd(machine.vcpu)
+        reader = StatsFd(machine.vcpus[0])
         names = reader.read()
         reader.close()
     assert "exits" in names
@@ -83,7 +83,7 @@ def test_no_source_at_all_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(Debugfs.__init__, "__defaults__", (tmp_path / "none",))
     vm: Vm = _Refusing()  # type: ignore[assignment]
     vcpu: Vcpu = _Refusing()  # type: ignore[assignment]
-    stats = KvmStats(vm, vcpu)
+    stats = KvmStats(vm, [vcpu])
     assert stats.absent
     assert "KVM_GET_STATS_FD: ENOTTY" in stats.absent
     assert "No such file" in stats.absent

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import exits
-from kvmharness.cases import Case, select
+from kvmharness.cases import PAGED, Case, select
 from kvmharness.errors import GuestError, GuestTimeout, KvmError
+from kvmharness.feasible import limits, why_not
 from kvmharness.guest import Blob
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
@@ -37,13 +38,22 @@ def provoke(system: System, blob: Blob, case: Case = TOGGLE) -> GuestError:
     return caught.value
 
 
-@pytest.mark.parametrize(
-    "name", [c.name for c in select(["*", "long64/*@high=1", "*@irqchip=0"])]
-)
+VARIANTS = [
+    "*", "long64/*@high=1", "*/cr0_wp@irqchip=0", "*/cr0_wp@pages=16", "*/cr0_wp@slots=64",
+    "long64/cr0_wp@pages=4,huge=1", "long64/cr3_switch@pcid=1", "long64/cr0_wp@la57=1",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [c.name for c in select(VARIANTS)])
 def test_every_case_measures(system: System, name: str) -> None:
     (case,) = select([name])
+    reason = why_not(case, limits(system, vendor_module()))
+    if reason:
+        pytest.skip(reason)
     with Machine(system, case) as machine:
+        proved = machine.prove()
         measured = machine.measure(50, 3)
+    assert (proved is not None) == (case.guest in PAGED)
     assert len(measured.ticks) == 3
     assert min(measured.ticks) > 0
     assert measured.pio_exits == (150 if case.op == "pio" else 0)

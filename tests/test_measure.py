@@ -79,7 +79,7 @@ def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
 def test_a_lost_guest_ends_its_own_case_only(
     system: System, stub: Callable[..., Blob]
 ) -> None:
-    def opener(system: System, case: Case, timeout_s: float) -> Machine:
+    def opener(system: System, case: Case, settings: Settings) -> Machine:
         spin = stub(b"\xeb\xfe") if case.op == "cr0_wp" else None
         return Machine(system, case, timeout_s=0.2, blob=spin)
 

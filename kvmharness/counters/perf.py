@@ -111,13 +111,16 @@ def _why(stderr: str) -> str:
 
 
 class Attached:
-    """A perf process on the calling thread, its counting switched on and off by us.
+    """A perf process on `threads` (the calling one), its counting switched on and off by us.
 
     `arguments` follow `perf`, e.g. ["stat", "-j", ...]; what it writes to `-o` lies in
     `output`, a file of its own folder.  Raises PerfError.
     """
 
-    def __init__(self, arguments: Sequence[str], command: str = "perf") -> None:
+    def __init__(
+        self, arguments: Sequence[str], command: str = "perf", threads: Sequence[int] = ()
+    ) -> None:
+        self._threads = threads or [threading.get_native_id()]
         self._folder = tempfile.TemporaryDirectory(prefix="kvmharness-perf-")
         self.output = Path(self._folder.name, "output")
         self._fds: list[int] = []
@@ -135,7 +138,7 @@ class Attached:
             # Read-write, so that neither side waits for the other to open.
             self._fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
         control = ["--control", f"fifo:{paths[0]},{paths[1]}", "-D", "-1"]
-        thread = ["-t", str(threading.get_native_id())]
+        thread = ["-t", ",".join(map(str, self._threads))]
         self._log = open(os.path.join(self._folder.name, "log"), "w+")  # noqa: SIM115
         # Its own session: Ctrl-C is for us, we end perf.
         self.process = subprocess.Popen(
@@ -212,18 +215,20 @@ def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], di
 
 
 class PerfSource:
-    """A perf command on the calling thread between two doorbells, as a counter source.
+    """A perf command on `threads` between two doorbells, as a counter source.
 
     Failures do not stop a measurement: `failure` then says why there are no counts.
     Subclasses say in collect() what perf's output file holds.
     """
 
-    def __init__(self, arguments: Sequence[str], command: str = "perf") -> None:
+    def __init__(
+        self, arguments: Sequence[str], command: str = "perf", threads: Sequence[int] = ()
+    ) -> None:
         self.failure: str | None = None
         self._command = command
         self._perf: Attached | None = None
         try:
-            self._perf = Attached(arguments, command)
+            self._perf = Attached(arguments, command, threads)
         except PerfError as error:
             self.failure = str(error)
 
@@ -262,11 +267,13 @@ class PerfSource:
 class PerfStat(PerfSource):
     """Counts of `events`; `absent` says why single ones have none."""
 
-    def __init__(self, events: Sequence[Event], command: str = "perf") -> None:
+    def __init__(
+        self, events: Sequence[Event], command: str = "perf", threads: Sequence[int] = ()
+    ) -> None:
         self.absent: dict[str, str] = {}
         self._events = events
         options = [part for event in events for part in event.arguments()]
-        super().__init__(["stat", "-j", "--no-inherit", *options], command)
+        super().__init__(["stat", "-j", "--no-inherit", *options], command, threads)
 
     def collect(self, output: Path) -> dict[str, int]:
         """Read perf stat's JSON."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-import threading
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,12 +26,12 @@ def parse(trace: str) -> Counter[str]:
 
 
 class ExitReasons:
-    """The calling thread's exits by reason between two doorbells, as a counter source.
+    """Exits by reason of `threads` between two doorbells, as a counter source.
 
     `failure` says why there are none.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, threads: Sequence[int], root: Path | None = None) -> None:
         self.failure: str | None = None
         self._instance: Path | None = None
         root = root or tracing()
@@ -42,7 +42,7 @@ class ExitReasons:
         try:
             instance.mkdir()
             self._instance = instance
-            (instance / "set_event_pid").write_text(str(threading.get_native_id()))
+            (instance / "set_event_pid").write_text(" ".join(map(str, threads)))
         except OSError as error:
             self.failure = f"tracefs: {error.strerror}; run as root"
 

@@ -1,0 +1,61 @@
+"""The threads that run a VM's vCPUs: the caller's own for one, one each for several."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Self, TypeVar
+
+from kvmharness.raw import lib
+
+T = TypeVar("T")
+
+
+class VcpuThreads:
+    """Runs the same for every vCPU at once; vCPU n always on the same thread.
+
+    `cpus` are what the threads of several vCPUs are pinned to in turn (empty: not pinned).
+    """
+
+    def __init__(self, vcpus: int, cpus: Sequence[int]) -> None:
+        self._pools: list[ThreadPoolExecutor] = []
+        self._idents: list[int] = []
+        self.ids = [threading.get_native_id()]
+        if vcpus == 1:
+            return
+        self._pools = [ThreadPoolExecutor(1, f"vcpu{n}") for n in range(vcpus)]
+        self.ids = self.run(lambda _: threading.get_native_id())
+        self._idents = self.run(lambda _: threading.get_ident())
+        if cpus:
+            self.run(lambda n: os.sched_setaffinity(0, {cpus[n % len(cpus)]}))
+
+    def run(self, call: Callable[[int], T]) -> list[T]:
+        """Return what `call(n)` gave for every vCPU n; raise the first vCPU's error if any."""
+        if not self._pools:
+            return [call(0)]
+        futures = [pool.submit(call, n) for n, pool in enumerate(self._pools)]
+        try:
+            wait(futures)
+        except BaseException:
+            self._stop()  # Ctrl-C: the guests would run on until their time limit
+            raise
+        return [future.result() for future in futures]
+
+    def _stop(self) -> None:
+        for ident in self._idents:
+            signal.pthread_kill(ident, signal.SIGRTMIN + lib.WATCHDOG_SIGNAL_OFFSET)
+
+    def close(self) -> None:
+        """End the threads."""
+        for pool in self._pools:
+            pool.shutdown()
+        self._pools = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,128 @@
+"""The W^X proof: what it lets pass, and that it can fail, on made-up records and for real."""
+
+from __future__ import annotations
+
+import dataclasses
+import struct
+
+import pytest
+
+from kvmharness import guest, proof
+from kvmharness.cases import Case
+from kvmharness.errors import KvmIncorrect
+from kvmharness.kvm import System
+from kvmharness.machine import PROOF_ITERATIONS, PROOF_ROUNDS, Machine
+from kvmharness.raw import lib
+
+AT = 0x8060
+WP, FAULTED = lib.PROOF_WP, lib.PROOF_FAULTED
+TOGGLE = Case("long64", "cr0_wp")
+
+
+def good(checks: int = 2) -> list[list[int]]:
+    """Records of a correct KVM: as it stood (WP set), WP set, WP clear."""
+    records: list[list[int]] = []
+    held = 0
+    for check in range(checks):
+        for step in range(lib.PROOF_ATTEMPTS):
+            wrote = AT + lib.PROOF_RECORD * (check * lib.PROOF_ATTEMPTS + step)
+            if step == 2:
+                held = wrote
+                records.append([0, 0, 0, held])
+            else:
+                records.append([WP | FAULTED, 3, lib.GUEST_WINDOW, held])
+    return records
+
+
+def judge(records: list[list[int]], host_sees: int | None = None) -> None:
+    data = b"".join(struct.pack("<IIII", *record) for record in records)
+    found = proof.attempts(data, AT, 1001)
+    proof.judge("long64/cr0_wp", found, records[-1][3] if host_sees is None else host_sees)
+
+
+def test_a_correct_kvm_passes() -> None:
+    judge(good())
+
+
+@pytest.mark.parametrize(
+    ("number", "field", "value", "says"),
+    [
+        (4, 0, WP, "did not fault with CR0.WP=1 (iteration 1001, error code 0x3)"),
+        (2, 0, FAULTED, "faulted with CR0.WP=0"),
+        (0, 1, 2, "error code should be 0x3"),
+        (0, 2, 0x1000, "address 0x1000 should be 0x400000"),
+        (3, 3, 7, "the page holds 0x7 after a write with CR0.WP=1"),
+        (2, 3, 7, "the page holds 0x7 after a write with CR0.WP=0"),
+    ],
+)
+def test_each_wrong_is_named(number: int, field: int, value: int, says: str) -> None:
+    records = good()
+    records[number][field] = value
+    with pytest.raises(KvmIncorrect) as caught:
+        judge(records)
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("KVM is incorrect: long64/cr0_wp: ")
+    assert caught.value.exit_code == 1
+
+
+def test_a_toggle_that_did_not_take_is_named() -> None:
+    records = good()
+    records[1] = [0, 0, 0, AT + lib.PROOF_RECORD]
+    records[2][3] = AT + 2 * lib.PROOF_RECORD
+    with pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 0 after it was written as 1"):
+        judge(records)
+
+
+def test_the_hosts_view_counts() -> None:
+    with pytest.raises(KvmIncorrect, match="the host sees 0x5"):
+        judge(good(), host_sees=5)
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("op", ["cr0_wp", "empty", "wx", "cr4_pge", "efer_nx", "cr3_switch"])
+def test_this_kvm_is_correct(system: System, op: str) -> None:
+    with Machine(system, Case("long64", op)) as machine:
+        assert machine.prove() == (PROOF_ROUNDS + 1) * lib.PROOF_ATTEMPTS
+        assert machine.prove() is None
+
+
+@pytest.mark.kvm
+def test_page_tables_that_leave_the_page_writable_fail_the_proof(system: System) -> None:
+    with Machine(system, TOGGLE) as machine:
+        assert machine.roots is not None
+        machine.memory[machine.roots.window_entry] |= 0b10  # the write permission
+        with pytest.raises(KvmIncorrect) as caught:
+            machine.prove()
+    assert "did not fault with CR0.WP=1" in str(caught.value)
+    assert caught.value.iteration == 0
+
+
+@pytest.mark.kvm
+def test_a_guest_that_drops_the_toggle_fails_the_proof(system: System) -> None:
+    blob = guest.blob("long64")
+    elf = blob.symbols["prove_sets_wp"] - lib.GUEST_CODE
+    write = b"\x0f\x22\xc0"  # mov %rax, %cr0
+    assert blob.code[elf : elf + 3] == write
+    # Of the check's writes, the one that clears WP is dropped.
+    at = blob.code.index(write, elf + 3)
+    broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
+    with (
+        Machine(system, TOGGLE, blob=dataclasses.replace(blob, code=broken)) as machine,
+        pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 1 after it was written as 0"),
+    ):
+        machine.prove()
+
+
+@pytest.mark.kvm
+def test_a_fault_inside_the_window_is_a_correctness_failure(system: System) -> None:
+    blob = guest.blob("long64")
+    begin = blob.symbols["op_wx"] - lib.GUEST_CODE
+    at = blob.code.index(b"\x0f\x22\xc3", begin)  # the loop's first mov %rbx, %cr0
+    broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
+    case = Case("long64", "wx")
+    with Machine(system, case, blob=dataclasses.replace(blob, code=broken)) as machine:
+        machine.prove()
+        with pytest.raises(KvmIncorrect) as caught:
+            machine.measure(PROOF_ITERATIONS, 1)
+    assert "a page fault nobody expected at 0x400000" in str(caught.value)
+    assert caught.value.error_code == 3
