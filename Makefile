@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/*)
+INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/* bench/*.toml)
 
 .PHONY: bench test lint packages overhead clean
 

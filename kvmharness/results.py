@@ -55,8 +55,9 @@ class CaseResult(msgspec.Struct):
     unit: str = "ns"
     tsc_khz: int | None = None
     samples: list[float] = []
-    # The index of the VM that gave each sample.
+    # The index of the VM that gave each sample, and of the vCPU where there are several.
     vms: list[int] = []
+    vcpus: list[int] = []
     per_op: PerOp | None = None
     tsc: Interval | None = None
     counters: dict[str, float | None] = {}
@@ -67,8 +68,32 @@ class CaseResult(msgspec.Struct):
     absent: dict[str, str] = {}
     disturbed: Disturbance = msgspec.field(default_factory=Disturbance)
     noisy: str | None = None
+    # Writes to a read-only page that the guest's proof tried and KVM got right; null where
+    # the guest does not page.
+    proof: int | None = None
     skipped: str | None = None
     failed: str | None = None
+    incorrect: str | None = None
+
+
+class Slope(msgspec.Struct):
+    """Cases that differ in one parameter, and the line through their medians.
+
+    `points` are [value of `param`, per-op median], `slope` is in `unit` per op and one more
+    of `param`, `intercept` in `unit` per op; `ci95` is null where a case has a single VM.
+    `net_slope` is the slope less that of `empty`, null for `empty` and where it was not run.
+    """
+
+    # The case's name without `param`.
+    case: str
+    param: str
+    unit: str
+    points: list[tuple[float, float]]
+    slope: float
+    ci95: tuple[float, float] | None
+    intercept: float
+    net_slope: float | None = None
+    net_ci95: tuple[float, float] | None = None
 
 
 class Kernel(msgspec.Struct):
@@ -148,9 +173,12 @@ class Run(msgspec.Struct):
     tool: Tool
     host: Host
     settings: Settings
+    # The suite's name, or its path as given; null where patterns named the cases.
+    suite: str | None = None
     clock: str = "tsc"
     finished: str | None = None
     cases: list[CaseResult] = []
+    slopes: list[Slope] = []
 
 
 def timestamp() -> str:

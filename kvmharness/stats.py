@@ -19,6 +19,8 @@ from scipy.special import ndtr, stdtrit
 from kvmharness.results import Interval, Net
 
 Floats = npt.NDArray[np.float64]
+# A parameter's value and the samples of the case that had it, grouped by VM.
+Point = tuple[float, Sequence[Floats]]
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
@@ -40,6 +42,11 @@ def tail(groups: int, confidence: float = CONFIDENCE) -> float:
     """
     quantile = stdtrit(groups - 1, 0.5 + confidence / 2)
     return float(ndtr(-math.sqrt(groups / (groups - 1)) * quantile))
+
+
+def middle(groups: Sequence[Floats]) -> float:
+    """Return the median of all samples."""
+    return float(np.median(np.concatenate(groups)))
 
 
 def medians(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
@@ -70,22 +77,76 @@ def _interval(resampled: Floats, groups: int) -> tuple[float, float] | None:
 
 def median(groups: Sequence[Floats]) -> Interval:
     """Return the median of all samples with its interval (null for a single VM)."""
-    middle = float(np.median(np.concatenate(groups)))
     if len(groups) < 2:
-        return Interval(middle, None)
+        return Interval(middle(groups), None)
     resampled = medians(groups, np.random.default_rng(SEED))
-    return Interval(middle, _interval(resampled, len(groups)))
+    return Interval(middle(groups), _interval(resampled, len(groups)))
 
 
 def net(groups: Sequence[Floats], empty: Sequence[Floats]) -> Net:
     """Return the difference of two medians with its interval, both sides resampled."""
-    middle = float(np.median(np.concatenate(groups)) - np.median(np.concatenate(empty)))
+    difference = middle(groups) - middle(empty)
     rng = np.random.default_rng(SEED)
     fewest = min(len(groups), len(empty))
     if fewest < 2:
-        return Net(middle, None, True)
+        return Net(difference, None, True)
     ci95 = _interval(medians(groups, rng) - medians(empty, rng), fewest)
-    return Net(middle, ci95, ci95 is None or ci95[0] <= 0 <= ci95[1])
+    return Net(difference, ci95, ci95 is None or ci95[0] <= 0 <= ci95[1])
+
+
+def _line(points: Sequence[Point]) -> tuple[Floats, Floats]:
+    """Return the points' medians and what takes medians to [intercept, slope].
+
+    Least squares of the residuals as shares of the cost.  Noise grows with the cost, so
+    plain least squares would hear the dearest point alone.  The shares are of the medians
+    observed, in every resample too: the slope stays a fixed sum of medians, as smooth to
+    resample as each of them.
+    """
+    x = np.array([value for value, _ in points])
+    middles = np.array([middle(groups) for _, groups in points])
+    scale = np.where(middles > 0, middles, 1.0)
+    reach = np.abs(x).max() or 1.0  # both columns of one size, for pinv()
+    fit = np.linalg.pinv(np.stack([np.ones_like(x), x / reach], axis=1) / scale[:, None])
+    return middles, fit / scale / np.array([[1.0], [reach]])
+
+
+def _slopes(points: Sequence[Point], fit: Floats, rng: np.random.Generator) -> Floats:
+    """Return RESAMPLES bootstrapped slopes: every point resampled on its own."""
+    resampled = np.zeros(RESAMPLES)
+    for share, (_, groups) in zip(fit[1], points, strict=True):
+        resampled += share * medians(groups, rng)
+    return resampled
+
+
+def slope(points: Sequence[Point]) -> tuple[float, tuple[float, float] | None, float]:
+    """Return the slope of the line through the points' medians, its interval, the intercept.
+
+    `points` hold at least two different values.  The interval (null where a point has a
+    single VM) says how well the medians are known, not whether they lie on a line.  Its
+    width is that of as many VMs as the poorest point has, though all add to the slope: it
+    covers a little more than 95 %.
+    """
+    middles, fit = _line(points)
+    intercept, rise = (float(v) for v in fit @ middles)
+    fewest = min(len(groups) for _, groups in points)
+    if fewest < 2:
+        return rise, None, intercept
+    resampled = _slopes(points, fit, np.random.default_rng(SEED))
+    return rise, _interval(resampled, fewest), intercept
+
+
+def net_slope(
+    points: Sequence[Point], empty: Sequence[Point]
+) -> tuple[float, tuple[float, float] | None]:
+    """Return the difference of two slopes and its interval, both sides resampled."""
+    (own, own_fit), (base, base_fit) = _line(points), _line(empty)
+    rise = float(own_fit[1] @ own - base_fit[1] @ base)
+    fewest = min(len(groups) for _, groups in [*points, *empty])
+    if fewest < 2:
+        return rise, None
+    rng = np.random.default_rng(SEED)
+    resampled = _slopes(points, own_fit, rng) - _slopes(empty, base_fit, rng)
+    return rise, _interval(resampled, fewest)
 
 
 def half_width(interval: Interval) -> float | None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from kvmharness import stats
-from kvmharness.cases import Case
+from kvmharness.cases import PARAMS, Case
 from kvmharness.classify import classify, uses_tdp_mmu
-from kvmharness.results import CaseResult, Interval, PerOp, Run
+from kvmharness.results import CaseResult, Interval, PerOp, Run, Slope
 
 # More than one involuntary switch in this many samples is worth naming as a cause.
 SAMPLES_PER_SWITCH = 10
+# A line goes through any two points, and almost through any three.
+FEWEST_POINTS = 4
+# The parameters that count something; the others are switches.
+SWEPT = tuple(p for p in PARAMS if isinstance(p.values, range))
+
+Groups = dict[str, list[stats.Floats]]
 
 
 def _cause(result: CaseResult, groups: list[stats.Floats]) -> str:
@@ -38,8 +44,46 @@ def _noise(result: CaseResult, groups: list[stats.Floats], precision: float) -> 
     return f"interval ±{width:.1%} where ±{precision:.1%} was asked: {_cause(result, groups)}"
 
 
+def _families(run: Run, groups: Groups) -> dict[tuple[str, str], dict[int, CaseResult]]:
+    """Return the cases that differ in one parameter only, by its value.
+
+    The key is the name that they share, without the parameter, and the parameter's.
+    """
+    families: dict[tuple[str, str], dict[int, CaseResult]] = {}
+    for result in run.cases:
+        if result.name not in groups:
+            continue
+        case = Case(result.guest, result.op, result.params)
+        for param in SWEPT:
+            rest = {k: v for k, v in result.params.items() if k != param.name}
+            shared = Case(result.guest, result.op, rest).name
+            families.setdefault((shared, param.name), {})[case[param.name]] = result
+    return {k: f for k, f in families.items() if len(f) >= FEWEST_POINTS}
+
+
+def _slopes(run: Run, groups: Groups) -> list[Slope]:
+    """Fit a line to every family, net of the one of `empty` where that was swept as well."""
+    families = _families(run, groups)
+    points = {
+        key: [(float(value), groups[family[value].name]) for value in sorted(family)]
+        for key, family in families.items()
+    }
+    slopes = []
+    for (name, param), own in points.items():
+        first = families[name, param][int(own[0][0])]
+        rise, ci95, intercept = stats.slope(own)
+        middles = [(value, stats.middle(samples)) for value, samples in own]
+        fitted = Slope(name, param, first.unit, middles, rise, ci95, intercept)
+        rest = {k: v for k, v in first.params.items() if k != param}
+        empty = points.get((Case(first.guest, "empty", rest).name, param))
+        if empty is not None and empty is not own:
+            fitted.net_slope, fitted.net_ci95 = stats.net_slope(own, empty)
+        slopes.append(fitted)
+    return slopes
+
+
 def summarise(run: Run) -> None:
-    """Fill `per_op`, `tsc`, `noisy` and the class of every case that has samples, in place."""
+    """Fill in what the samples say, in place: of every case that has some, and the slopes."""
     tdp_mmu = uses_tdp_mmu(run.host.kvm.parameters)
     groups = {c.name: stats.by_vm(c.samples, c.vms) for c in run.cases if c.samples}
     for result in run.cases:
@@ -59,3 +103,4 @@ def summarise(run: Run) -> None:
         verdict = classify(result.counters, run.host.kvm.module, tdp_mmu)
         if verdict is not None:
             result.class_, result.class_evidence = verdict.name, verdict.evidence
+    run.slopes = _slopes(run, groups)

@@ -112,22 +112,24 @@ def head(host: Host) -> Sequence[str]:
 def _remarks(run: Run) -> list[str]:
     remarks = []
     for result in run.cases:
-        for kind in ("failed", "skipped", "noisy"):
+        for kind in ("incorrect", "failed", "noisy"):
             reason = getattr(result, kind)
             if reason:
                 remarks.append(f"{kind}: {result.name}: {reason}")
+    skipped = [(case.skipped, case.name) for case in run.cases if case.skipped]
+    remarks += _by_reason("skipped", skipped)
     if run.finished is None:
         remarks.append("cut short: the run was ended before all samples were taken")
-    return remarks + _absent(run)
+    absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
+    return remarks + _by_reason("not counted", absent)
 
 
-def _absent(run: Run) -> list[str]:
-    """Return a line a reason, with everything that was not counted for it."""
-    by_reason: dict[str, set[str]] = {}
-    for result in run.cases:
-        for name, reason in result.absent.items():
-            by_reason.setdefault(reason, set()).add(name)
-    return [f"not counted: {', '.join(sorted(n))}: {why}" for why, n in sorted(by_reason.items())]
+def _by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
+    """Return a line a reason, with every name that has it, in the order of appearance."""
+    names: dict[str, dict[str, None]] = {}
+    for reason, name in found:
+        names.setdefault(reason, {})[name] = None
+    return [f"{what}: {', '.join(given)}: {reason}" for reason, given in names.items()]
 
 
 def show(run: Run, out: Console) -> None:
@@ -149,7 +151,7 @@ def show(run: Run, out: Console) -> None:
     for title in (f"{unit}/op [95 % interval]", "net of empty", "tsc/op", *(t for _, t in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("class", no_wrap=True)
-    for result in run.cases:
+    for result in (case for case in run.cases if case.skipped is None):
         tsc = figure(result.tsc.median) if result.tsc else "-"
         counters = [_counter(result, name) for name, _ in columns]
         mark = " *" if result.noisy else ""

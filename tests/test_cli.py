@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import results
+from kvmharness.cases import GUESTS
 from kvmharness.doctor import examine
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
@@ -34,12 +35,13 @@ def one_line(text: str) -> str:
 @pytest.mark.kvm
 def test_run_writes_what_it_shows(kvmharness: Call, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    done = kvmharness("run", "long64/*", "-o", str(path), *FAST)
+    cases = ("long64/cr0_wp", "long64/cpuid", "long64/empty")
+    done = kvmharness("run", *cases, "-o", str(path), *FAST)
     assert done.stderr == ""
     assert done.returncode in (0, 3), done.stdout
     assert "long64/cr0_wp" in done.stdout
     run = results.read(path)
-    assert [c.op for c in run.cases] == ["empty", "cr0_wp", "cpuid", "pio"]
+    assert [c.op for c in run.cases] == ["cr0_wp", "cpuid", "empty"]
     assert all(len(c.samples) == 4 and c.per_op for c in run.cases)
     assert run.finished
     shown = kvmharness("show", str(path))
@@ -134,8 +136,8 @@ def test_list_needs_no_kvm(kvmharness: Call) -> None:
     done = kvmharness("run", "--list", "*/cr0_wp")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        "real16/cr0_wp", "long64/cr0_wp",
-    ]  # fmt: skip
+        f"{guest}/cr0_wp" for guest in GUESTS
+    ]
 
 
 def test_show_of_a_made_up_run_says_nested(kvmharness: Call, tmp_path: Path) -> None:
@@ -183,8 +185,10 @@ def test_user_without_permission_is_exit_77() -> None:
     nobody = pwd.getpwnam("nobody")
     # The interpreter may lie where nobody cannot read, so the process forks after importing.
     code = (
-        f"import os, sys, kvmharness.kvm, kvmharness.cases, kvmharness.results\n"
-        f"import kvmharness.host, kvmharness.measure, kvmharness.summary, kvmharness.cli as c\n"
+        f"import os, sys, importlib, pkgutil, kvmharness, kvmharness.cli as c\n"
+        f"for m in pkgutil.walk_packages(kvmharness.__path__, 'kvmharness.'):\n"
+        f"    if 'core_build' not in m.name and '__main__' not in m.name:\n"
+        f"        importlib.import_module(m.name)\n"
         f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})\n"
         f"sys.argv = ['kvmharness', 'run']; c.main()\n"
     )
