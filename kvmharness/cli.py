@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +13,9 @@ import click
 from kvmharness import __version__, errors
 
 if TYPE_CHECKING:
-    from kvmharness.kvm import System
-    from kvmharness.measure import Session
+    from kvmharness.cases import Case
     from kvmharness.results import Run, Settings
-
-# How often a run goes on, in multiples of its VMs, to reach the precision asked.
-MOST_ROUNDS = 4
+    from kvmharness.suites import Defaults, Suite
 
 
 class _Group(click.Group):
@@ -39,8 +36,8 @@ class _Group(click.Group):
 def main() -> None:
     """Measure what a guest's MMU-role changes cost under Linux KVM.
 
-    Exit codes: 0 ok, 2 usage, 3 unclear or noisy, 4 a guest was lost, 77 nothing could
-    run here, 130 interrupted.
+    Exit codes: 0 ok, 1 KVM is incorrect, 2 usage, 3 unclear or noisy, 4 a guest was lost,
+    77 nothing could run here, 130 interrupted.
     """
 
 
@@ -57,13 +54,16 @@ class _Pin(click.ParamType[int]):
 
 def _settings(
     vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
-    quick: bool, precision: float, timeout: float,
+    quick: bool, precision: float, timeout: float, suite: Defaults | None,
 ) -> Settings:  # fmt: skip
+    """Settle how to measure: an option given, else --quick, else the suite, else as usual."""
     from kvmharness.machine import MAX_SAMPLES
     from kvmharness.results import Settings
+    from kvmharness.suites import Defaults
 
-    chosen_vms = vms or (5 if quick else 10)
-    chosen_samples = samples or (30 if quick else 100)
+    usual = Defaults(5, 30, 1.0) if quick else suite or Defaults()
+    chosen_vms = vms or usual.vms or 10
+    chosen_samples = samples or usual.samples or 100
     per_vm = -(-chosen_samples // chosen_vms)
     if per_vm > MAX_SAMPLES:
         raise errors.UsageError(
@@ -74,16 +74,33 @@ def _settings(
     return Settings(
         vms=chosen_vms,
         samples_per_vm=per_vm,
-        target_ms=1.0 if quick else 3.0,
-        iterations=iterations,
+        target_ms=usual.target_ms or 3.0,
+        iterations=iterations or usual.iterations,
         cpu=None if cpu < 0 else cpu,
         precision=precision / 100,
         timeout_s=timeout,
     )
 
 
+def _within(suite: Suite, patterns: tuple[str, ...]) -> list[Case]:
+    """Return the suite's cases, those that a pattern names where there are patterns."""
+    for pattern in patterns:
+        if not any(fnmatchcase(case.name, pattern) for case in suite.cases):
+            raise errors.UsageError(
+                f"case {pattern!r}: matches nothing in suite {suite.name}; add --list to see it"
+            )
+    return [
+        case for case in suite.cases
+        if not patterns or any(fnmatchcase(case.name, p) for p in patterns)
+    ]  # fmt: skip
+
+
 @main.command()
 @click.argument("pattern", nargs=-1)
+@click.option(
+    "--suite", "suite_name", metavar="NAME|FILE",
+    help="Measure a suite's cases, as it says: controls, full, quick, scaling, wx or a TOML file.",
+)  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")
 @click.option("--list", "only_list", is_flag=True, help="List the cases and measure nothing.")
@@ -103,37 +120,53 @@ def _settings(
     help="Seconds that one measurement may take before its guest is stopped.",
 )  # fmt: skip
 def run(
-    pattern: tuple[str, ...], output: Path | None, as_json: bool, only_list: bool, quick: bool,
-    vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
-    precision: float, timeout: float,
+    pattern: tuple[str, ...], suite_name: str | None, output: Path | None, as_json: bool,
+    only_list: bool, quick: bool, vms: int | None, samples: int | None, iterations: int | None,
+    pin: int | None, precision: float, timeout: float,
 ) -> None:  # fmt: skip
     """Measure the cases that PATTERN names (all without one) on this kernel.
 
+    With --suite, PATTERN picks among the suite's cases by their whole names.
+
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
-    from kvmharness import cases, results
+    from kvmharness import cases, results, running, suites
 
-    chosen = cases.select(pattern)
+    suite = suites.load(suite_name) if suite_name is not None else None
+    chosen = _within(suite, pattern) if suite else cases.select(pattern)
     if only_list:
         for case in chosen:
             click.echo(f"{case.name:24} {next(o.about for o in cases.OPS if o.name == case.op)}")
         return
-    settings = _settings(vms, samples, iterations, pin, quick, precision, timeout)
+    defaults = suite.settings if suite else None
+    settings = _settings(vms, samples, iterations, pin, quick, precision, timeout, defaults)
     if output:
         results.check_writable(output)
-    record, interrupted = _measure(chosen, settings, output, extend=vms is None)
+    # A number of VMs that somebody chose is kept to; the usual one is a beginning.
+    extend = vms is None and not quick and (defaults is None or defaults.vms is None)
+    record, interrupted = running.measure(
+        chosen, settings, output, extend=extend, suite=suite_name
+    )
     if as_json:
         click.echo(results.encode(record), nl=False)
     else:
-        from kvmharness import tables
-
-        tables.show(record, tables.console())
+        _show(record)
     if output:  # after the figures are on stdout: a full disk loses none of them
         results.write(output, record)
     sys.exit(errors.EXIT_INTERRUPTED if interrupted else _verdict(record))
 
 
+def _show(record: Run) -> None:
+    from kvmharness import curves, tables
+
+    out = tables.console()
+    tables.show(record, out)
+    curves.show(record, out)
+
+
 def _verdict(record: Run) -> int:
+    if any(case.incorrect for case in record.cases):
+        return errors.EXIT_REGRESSION
     if any(case.failed for case in record.cases):
         return errors.EXIT_LOST
     if not any(case.samples for case in record.cases):
@@ -143,103 +176,19 @@ def _verdict(record: Run) -> int:
     return errors.EXIT_OK
 
 
-def _measure(
-    chosen: list[Any], settings: Settings, output: Path | None, *, extend: bool
-) -> tuple[Run, bool]:
-    """Measure, saving as it goes; return the run and whether it was interrupted."""
-    from kvmharness import guest, host, kvm, results, summary
-    from kvmharness.measure import Session
-
-    with kvm.System() as system:
-        session = Session(system, chosen, settings)
-        record = results.Run(
-            schema=results.SCHEMA,
-            started=results.timestamp(),
-            tool=results.Tool(
-                __version__, {c.guest: guest.blob(c.guest).sha256 for c in chosen}
-            ),
-            host=host.record(system),
-            settings=settings,
-            cases=session.results,
-        )
-        interrupted = False
-        try:
-            _rounds(session, record, output, extend)
-            _count(system, session, record, output)
-            record.finished = results.timestamp()
-        except KeyboardInterrupt:
-            interrupted = True
-            summary.summarise(record)
-    return record, interrupted
-
-
-def _rounds(session: Session, record: Run, output: Path | None, extend: bool) -> None:
-    """Measure the rounds planned, then more of the noisy cases while that may help."""
-    from kvmharness import summary
-
-    vms = record.settings.vms
-    _follow(session, record, output, vms, None)
-    summary.summarise(record)
-    for _ in range(1, MOST_ROUNDS):
-        noisy = {case.name for case in record.cases if case.noisy and not case.failed}
-        if not extend or not noisy:
-            return
-        _follow(session, record, output, vms, noisy)
-        summary.summarise(record)
-
-
-def _count(system: System, session: Session, record: Run, output: Path | None) -> None:
-    """Run the counting passes, saving each case."""
-    from kvmharness import results, summary
-    from kvmharness.count import Counting
-
-    with contextlib.closing(Counting(system, record.settings.timeout_s)) as counting:
-        for case, result in session.measured:
-            _progress(f"counting {case.name}")
-            counting.count(case, result)
-            if output:
-                with contextlib.suppress(errors.UsageError):  # the last write reports it
-                    results.write(output, record)
-    _progress("")
-    summary.summarise(record)
-
-
-def _progress(line: str) -> None:
-    """Show one line that the next one replaces, on a terminal only."""
-    if sys.stderr.isatty():
-        click.echo(f"\r\033[K{line}", nl=False, err=True)
-
-
-def _follow(
-    session: Session, record: Run, output: Path | None, rounds: int, names: set[str] | None
-) -> None:
-    """Run rounds with a progress line on a terminal, saving each round and finished case."""
-    from kvmharness import results
-
-    try:
-        for step in session.measure(rounds, names):
-            line = f"VM {step.round} of {step.rounds}, case {step.case} of {step.cases}"
-            _progress(f"{line}: {step.result.name}")
-            if output and (step.case == step.cases or step.round == step.rounds):
-                with contextlib.suppress(errors.UsageError):  # the last write reports it
-                    results.write(output, record)
-    finally:
-        _progress("")
-
-
 @main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 def show(file: Path) -> None:
-    """Print the table of a result file.
+    """Print the table of a result file, and the curves of its sweeps.
 
     Example: kvmharness show here.json
     """
-    from kvmharness import results, summary, tables
+    from kvmharness import results, summary
 
     record = results.read(file)
     if any(case.samples and case.per_op is None for case in record.cases):
         summary.summarise(record)
-    tables.show(record, tables.console())
+    _show(record)
 
 
 @main.command()

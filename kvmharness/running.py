@@ -1,0 +1,97 @@
+"""Run cases from beginning to end: record the host, measure, count, summarise, save as we go."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvmharness import __version__, errors, guest, host, kvm, results, summary
+from kvmharness.cases import Case
+from kvmharness.count import Counting
+from kvmharness.kvm import System
+from kvmharness.measure import Session
+from kvmharness.results import Run, Settings
+
+# How often a run goes on, in multiples of its VMs, to reach the precision asked.
+MOST_ROUNDS = 4
+
+
+def measure(
+    chosen: Sequence[Case], settings: Settings, output: Path | None, *, extend: bool,
+    suite: str | None,
+) -> tuple[Run, bool]:
+    """Measure, saving as it goes; return the run and whether it was interrupted."""
+    with kvm.System() as system:
+        session = Session(system, chosen, settings)
+        record = results.Run(
+            schema=results.SCHEMA,
+            started=results.timestamp(),
+            tool=results.Tool(
+                __version__, {c.guest: guest.blob(c.guest).sha256 for c in chosen}
+            ),
+            host=host.record(system),
+            settings=settings,
+            suite=suite,
+            cases=session.results,
+        )
+        interrupted = False
+        try:
+            _rounds(session, record, output, extend)
+            _count(system, session, record, output)
+            record.finished = results.timestamp()
+        except KeyboardInterrupt:
+            interrupted = True
+            summary.summarise(record)
+    return record, interrupted
+
+
+def _rounds(session: Session, record: Run, output: Path | None, extend: bool) -> None:
+    """Measure the rounds planned, then more of the noisy cases while that may help."""
+    vms = record.settings.vms
+    _follow(session, record, output, vms, None)
+    summary.summarise(record)
+    for _ in range(1, MOST_ROUNDS):
+        noisy = {case.name for case in record.cases if case.noisy and not case.failed}
+        if not extend or not noisy:
+            return
+        _follow(session, record, output, vms, noisy)
+        summary.summarise(record)
+
+
+def _count(system: System, session: Session, record: Run, output: Path | None) -> None:
+    """Run the counting passes, saving each case."""
+    with contextlib.closing(Counting(system, record.settings)) as counting:
+        for case, result in session.measured:
+            _progress(f"counting {case.name}")
+            counting.count(case, result)
+            _save(record, output)
+    _progress("")
+    summary.summarise(record)
+
+
+def _save(record: Run, output: Path | None) -> None:
+    if output:
+        with contextlib.suppress(errors.UsageError):  # the caller's last write reports it
+            results.write(output, record)
+
+
+def _progress(line: str) -> None:
+    """Show one line that the next one replaces, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _follow(
+    session: Session, record: Run, output: Path | None, rounds: int, names: set[str] | None
+) -> None:
+    """Run rounds with a progress line on a terminal, saving each round and finished case."""
+    try:
+        for step in session.measure(rounds, names):
+            line = f"VM {step.round} of {step.rounds}, case {step.case} of {step.cases}"
+            _progress(f"{line}: {step.result.name}")
+            if step.case == step.cases or step.round == step.rounds:
+                _save(record, output)
+    finally:
+        _progress("")
