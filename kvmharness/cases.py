@@ -115,7 +115,10 @@ def _parse_params(text: str, pattern: str) -> dict[str, int]:
             raise UsageError(f"case {pattern!r}: no parameter {key!r}; there are: {known}")
         # Nothing takes a number of ten digits, and int() refuses some thousands of them.
         if not value.isdecimal() or len(value) > 9 or int(value) not in param.values:
-            raise UsageError(f"case {pattern[:60]!r}: {key} takes {param.takes}, not {value[:20]!r}")
+            given_value = value[:20]
+            raise UsageError(
+                f"case {pattern[:60]!r}: {key} takes {param.takes}, not {given_value!r}"
+            )
         given[key] = int(value)
     # In the table's order and without defaults, so that a case has one name.
     return {p.name: given[p.name] for p in PARAMS if given.get(p.name, p.default) != p.default}

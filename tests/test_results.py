@@ -94,7 +94,9 @@ def test_missing_file_is_one_line(tmp_path: Path) -> None:
     assert "Is a directory" in read_error(tmp_path)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255), cut=st.booleans())
 def test_mutated_files_read_or_are_refused(
     tmp_path: Path, at: int, byte: int, cut: bool
