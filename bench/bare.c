@@ -4,7 +4,7 @@
  *
  *	bare BLOB ENTRY real16|long64 CPU ITERATIONS SAMPLES VMS
  *
- * ENTRY is the offset of op_OP in the blob.  One line a VM on stdout: the
+ * ENTRY is the address of op_OP.  One line a VM on stdout: the
  * nanoseconds that its creation and load took, those of its destruction, then its
  * samples in TSC ticks.  The first measurement of each VM is a warm-up and is not
  * printed.  Exit status 1 with the failing call on stderr.
@@ -64,14 +64,14 @@ static uint64_t now(void)
 static void set_mode(struct machine *m, int long_mode, uint64_t entry)
 {
 	struct kvm_sregs sregs;
-	struct kvm_regs regs = { .rip = GUEST_CODE + entry, .rflags = 2, .rbp = GUEST_SHARED };
+	struct kvm_regs regs = { .rip = entry, .rflags = 2, .rbp = GUEST_SHARED };
 
 	IOCTL(m->vcpu, KVM_GET_SREGS, &sregs);
 	if (long_mode) {
 		uint64_t *pml4 = (void *)(m->memory + GUEST_PAGE_TABLES);
-		struct kvm_segment code = { .limit = 0xffffffff, .selector = 8, .type = 11,
+		struct kvm_segment code = { .limit = 0xffffffff, .selector = GUEST_CS, .type = 11,
 					    .present = 1, .s = 1, .l = 1, .g = 1 };
-		struct kvm_segment data = { .limit = 0xffffffff, .selector = 16, .type = 3,
+		struct kvm_segment data = { .limit = 0xffffffff, .selector = GUEST_DS, .type = 3,
 					    .present = 1, .db = 1, .s = 1, .g = 1 };
 
 		pml4[0] = GUEST_PAGE_TABLES + 0x1003;
@@ -108,6 +108,9 @@ static struct machine create(int kvm, const void *blob, size_t size, int long_mo
 	check(m.memory == MAP_FAILED, "mmap");
 	madvise(m.memory, GUEST_MEMORY, MADV_NOHUGEPAGE);
 	memcpy(m.memory + GUEST_CODE, blob, size);
+	*(uint64_t *)(m.memory + GUEST_SHARED + SHARED_NEXT) = entry;
+	*(uint64_t *)(m.memory + GUEST_SHARED + SHARED_BARRIER) = GUEST_SHARED + SHARED_ARRIVED;
+	*(uint32_t *)(m.memory + GUEST_SHARED + SHARED_VCPUS) = 1;
 	region.userspace_addr = (uintptr_t)m.memory;
 	IOCTL(m.vm, KVM_SET_USER_MEMORY_REGION, &region);
 	m.vcpu = IOCTL(m.vm, KVM_CREATE_VCPU, 0);
@@ -149,6 +152,7 @@ static void measure(struct machine *m, uint32_t iterations, uint32_t samples)
 {
 	*(uint32_t *)(m->memory + GUEST_SHARED + SHARED_ITERATIONS) = iterations;
 	*(uint32_t *)(m->memory + GUEST_SHARED + SHARED_SAMPLES) = samples;
+	*(uint32_t *)(m->memory + GUEST_SHARED + SHARED_ARRIVED) = 0;
 	run_to_doorbell(m, DOORBELL_BEGIN);
 	run_to_doorbell(m, DOORBELL_END);
 }

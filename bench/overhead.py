@@ -21,7 +21,6 @@ from kvmharness.cases import Case
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
 from kvmharness.measure import calibrate, pinned
-from kvmharness.raw import lib
 
 HERE = Path(__file__).parent
 ROUNDS = 60
@@ -33,7 +32,7 @@ TARGET_MS = 1.0
 def bare(program: Path, case: Case, cpu: int, iterations: int) -> tuple[list[int], list[int]]:
     """Run the C program; return the nanoseconds a VM cost, and all samples in ticks."""
     blob = Path(str(files("kvmharness"))) / "blobs" / f"{case.guest}.bin"
-    entry = guest.blob(case.guest).entries[case.op] - lib.GUEST_CODE
+    entry = guest.blob(case.guest).symbols[f"op_{case.op}"]
     numbers = (entry, case.guest, cpu, iterations, SAMPLES, VMS)
     done = subprocess.run(
         [program, blob, *map(str, numbers)], capture_output=True, text=True, check=True
