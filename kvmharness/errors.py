@@ -63,6 +63,12 @@ class GuestError(HarnessError):
         self.rip = rip
 
 
+class Infeasible(HarnessError):
+    """This one case cannot be measured here, as only its guest could show."""
+
+    exit_code = EXIT_NOTHING_RAN
+
+
 class KvmIncorrect(HarnessError):
     """KVM did what the architecture forbids: a correctness failure, never a figure.
 

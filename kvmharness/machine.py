@@ -13,9 +13,9 @@ from typing import Self
 from kvmharness import exits, guest, proof
 from kvmharness.cases import PAGED, Case
 from kvmharness.counters.source import Source
-from kvmharness.errors import GuestError, GuestTimeout, KvmError, KvmIncorrect
+from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm import HUGE_PAGE, System, Vcpu, Vm
-from kvmharness.paging import PAGE
+from kvmharness.paging import PAGE, why_no_reload
 from kvmharness.raw import lib
 from kvmharness.threads import VcpuThreads
 
@@ -149,13 +149,17 @@ class Machine:
         """Have the guest prove W^X around `rounds` times `iterations` ops.
 
         Returns how many writes were tried, None where the guest cannot (no paging).  Raises
-        KvmIncorrect if KVM got one wrong.  To be called before anything is measured.
+        KvmIncorrect if KVM got one wrong, Infeasible if the CPU is not fit for the op.  To be
+        called before anything is measured.
         """
         if self._proved or not self._can_prove:
             return None
         self._proved = True
         self._ask(iterations, rounds, 1)
         self._run_to(0, lib.DOORBELL_BEGIN)
+        reason = why_no_reload(self.memory, self.case, self.roots)
+        if reason:
+            raise Infeasible(reason)
         self._run_to(0, lib.DOORBELL_END)
         at = lib.GUEST_SHARED + lib.SHARED_STAMPS
         size = (rounds + 1) * lib.PROOF_ATTEMPTS * lib.PROOF_RECORD

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from kvmharness.cases import Case
 from kvmharness.counters.kvmstats import PREFIX, KvmStats
-from kvmharness.errors import GuestError, KvmError, KvmIncorrect, UsageError
+from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect, UsageError
 from kvmharness.feasible import limits, why_not
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
@@ -229,6 +229,8 @@ class Session:
         try:
             with self._opener(self._system, account.case, settings) as machine:
                 _one_vm(machine, account, settings, self._rounds)
+        except Infeasible as error:
+            account.result.skipped = str(error)
         except KvmIncorrect as error:
             # A wrong KVM has no speed.
             account.result.incorrect = str(error)

@@ -20,6 +20,12 @@ TABLE = PRESENT | WRITE
 GIB = 1 << 30
 
 
+# Reserved in a PAE page-directory-pointer entry: MOV to CR4 that flips PGE or SMEP loads the
+# entries anew and faults on it (Intel SDM vol. 3, 4.4.1; KVM's load_pdptrs()).
+PDPTE_RESERVED = 1 << 5
+RELOADS_PDPTES = frozenset({"cr4_pge", "cr4_smep"})
+
+
 @dataclass(frozen=True)
 class Roots:
     """Two CR3 values whose tables map the same; `window_entry` is where the window's PTE lies."""
@@ -120,6 +126,22 @@ def _long64(memory: mmap, case: Case) -> Roots:
     first, second = top, tables.copy(top)
     # With PCIDs the low bits of CR3 are one: two, so that neither flushes the other.
     return Roots(first | 1 * case["pcid"], second | 2 * case["pcid"], window_entry)
+
+
+def why_no_reload(memory: mmap, case: Case, roots: Roots | None) -> str | None:
+    """Return why a guest that has run cannot have its PDPTEs loaded anew, None if it can.
+
+    QEMU's software CPU marks them accessed, as no hardware does; KVM then refuses them.
+    """
+    if case.guest != "pae32" or case.op not in RELOADS_PDPTES or roots is None:
+        return None
+    (entry,) = struct.unpack_from("<Q", memory, roots.first)
+    if not entry & PDPTE_RESERVED:
+        return None
+    return (
+        "this CPU set the accessed bit of a PAE page-directory-pointer entry, where it is "
+        f"reserved, so {case.op} would fault (QEMU's software CPU does that)"
+    )
 
 
 _BUILDERS = {"prot32": _prot32, "pae32": _pae32, "long64": _long64}

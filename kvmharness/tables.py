@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kvmharness import stats
 from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE
 from kvmharness.profiling import Profiled
 from kvmharness.results import CaseResult, Host, Interval, Run
@@ -24,6 +25,8 @@ COLUMNS = (
 )
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
 SHOWN_FROM = 0.005
+# Above this many noisy cases one line speaks for all.
+MOST_NOISY = 4
 # Wide enough for every column: a narrow terminal wraps lines, it never loses a figure.
 WIDTH = 180
 
@@ -109,13 +112,27 @@ def head(host: Host) -> Sequence[str]:
     return lines
 
 
+def _noisy(run: Run) -> list[str]:
+    """Return a line a noisy case, or one for all where there are many."""
+    noisy = [case for case in run.cases if case.noisy]
+    if len(noisy) <= MOST_NOISY:
+        return [f"noisy: {case.name}: {case.noisy}" for case in noisy]
+    worst = max(noisy, key=lambda case: (case.per_op and stats.half_width(case.per_op)) or 0)
+    measured = sum(1 for case in run.cases if case.samples)
+    return [
+        f"noisy: {len(noisy)} of {measured} cases, marked *: the machine was not quiet; widest: "
+        f"{worst.name}: {worst.noisy}"
+    ]
+
+
 def _remarks(run: Run) -> list[str]:
     remarks = []
     for result in run.cases:
-        for kind in ("incorrect", "failed", "noisy"):
+        for kind in ("incorrect", "failed"):
             reason = getattr(result, kind)
             if reason:
                 remarks.append(f"{kind}: {result.name}: {reason}")
+    remarks += _noisy(run)
     skipped = [(case.skipped, case.name) for case in run.cases if case.skipped]
     remarks += _by_reason("skipped", skipped)
     if run.finished is None:

@@ -62,6 +62,16 @@ def test_both_roots_map_what_the_guest_needs(name: str) -> None:
         assert {a: walk(memory, case, root, a) for a in expected} == expected
 
 
+def test_a_marked_pdpte_is_seen_where_it_would_fault() -> None:
+    (pge, wp) = select(["pae32/cr4_pge", "pae32/cr0_wp"])
+    memory = mmap.mmap(-1, lib.GUEST_MEMORY)
+    roots = paging.build(memory, pge)
+    assert paging.why_no_reload(memory, pge, roots) is None
+    memory[roots.first] |= paging.PDPTE_RESERVED
+    assert "reserved, so cr4_pge would fault" in (paging.why_no_reload(memory, pge, roots) or "")
+    assert paging.why_no_reload(memory, wp, roots) is None
+
+
 def test_pcids_differ_only_with_pcid() -> None:
     memory = mmap.mmap(-1, lib.GUEST_MEMORY)
     (plain, tagged) = select(["long64/cr3_switch", "long64/cr3_switch@pcid=1"])
