@@ -30,7 +30,8 @@ def test_a_function_has_its_own_name_or_a_compilers_copy() -> None:
 def test_probes_are_set_and_removed(tmp_path: Path) -> None:
     # A tracefs of plain files: this machine's kernel may lack kprobes.
     control = tmp_path / "kprobe_events"
-    control.write_text("p:others/probe function\n")
+    gone = 2**22 + 1  # above every process id
+    control.write_text(f"p:others/probe function\np:kvmharness_{gone}/kvm_mmu_load kvm_mmu_load\n")
     kallsyms = tmp_path / "kallsyms"
     kallsyms.write_bytes(KALLSYMS)
     functions.KALLSYMS, before = kallsyms, functions.KALLSYMS
@@ -46,8 +47,10 @@ def test_probes_are_set_and_removed(tmp_path: Path) -> None:
         functions.KALLSYMS = before
     lines = control.read_text().splitlines()
     assert lines[0] == "p:others/probe function"
-    assert len([x for x in lines if x.startswith("p:kvmharness_")]) == 3
-    assert len([x for x in lines if x.startswith("-:kvmharness_")]) == 3
+    assert len([x for x in lines if x.startswith(f"p:kvmharness_{os.getpid()}/")]) == 3
+    # Ours, and the one that a killed process left.
+    assert len([x for x in lines if x.startswith("-:kvmharness_")]) == 4
+    assert f"-:kvmharness_{gone}/kvm_mmu_load" in lines
 
 
 def test_without_kprobes_ftrace_is_asked_with_a_filter(tmp_path: Path) -> None:

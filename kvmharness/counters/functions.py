@@ -51,6 +51,7 @@ class Probes:
             self._give_up(f"{KALLSYMS}: {error.strerror}")
             return
         self._control = self._root / "kprobe_events"
+        self._sweep()
         add = self._kprobe if self._control.exists() else self._ftrace
         for function in FUNCTIONS:
             if function in known:
@@ -73,6 +74,18 @@ class Probes:
             os.write(descriptor, f"{line}\n".encode())
         finally:
             os.close(descriptor)
+
+    def _sweep(self) -> None:
+        """Remove the probes of a kvmharness that was killed: its process is gone."""
+        try:
+            lines = self._control.read_text().splitlines()
+        except OSError:  # no kprobes here, or none for us
+            return
+        for line in lines:
+            match = re.match(rf"p\d*:({GROUP}(\d+)/\w+) ", line)
+            if match and not Path("/proc", match.group(2)).exists():
+                with suppress(OSError):
+                    self._write(f"-:{match.group(1)}")
 
     def _kprobe(self, function: str, symbol: str) -> None:
         probe = f"{GROUP}{os.getpid()}/{function}"

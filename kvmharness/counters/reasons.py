@@ -38,6 +38,10 @@ class ExitReasons:
         if root is None:
             self.failure = "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing"
             return
+        for left in (root / "instances").glob("kvmharness_*"):
+            if not Path("/proc", left.name.partition("_")[2]).exists():
+                with suppress(OSError):  # of a kvmharness that was killed
+                    left.rmdir()
         instance = root / "instances" / f"kvmharness_{os.getpid()}"
         try:
             instance.mkdir()
