@@ -20,7 +20,7 @@ from kvmharness.feasible import limits, why_not
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
 from kvmharness.machine import MAX_ITERATIONS, Machine
-from kvmharness.results import CaseResult, Disturbance, Settings, per_op
+from kvmharness.results import CaseResult, Disturbance, Settings, condemn, per_op
 
 # Calibration starts here and multiplies until a sample is long enough to extrapolate.
 FIRST_ITERATIONS = 16
@@ -74,7 +74,7 @@ def pinned(cpu: int | None) -> Iterator[None]:
     if cpu is not None:
         try:
             os.sched_setaffinity(0, {cpu})
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, OverflowError) as error:
             allowed = ", ".join(map(str, sorted(before)))
             raise UsageError(f"--pin {cpu}: {error}; this process may use {allowed}") from None
     try:
@@ -232,9 +232,7 @@ class Session:
         except Infeasible as error:
             account.result.skipped = str(error)
         except KvmIncorrect as error:
-            # A wrong KVM has no speed.
-            account.result.incorrect = str(error)
-            account.result.samples, account.result.vms = [], []
+            condemn(account.result, str(error))
         except (GuestError, KvmError) as error:
             account.result.failed = str(error)
 

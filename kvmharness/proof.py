@@ -66,21 +66,28 @@ def _wrong(attempt: Attempt, before: int) -> str | None:
     return None
 
 
-def judge(case: str, found: list[Attempt], host_sees: int, op_writes: int | None = None) -> None:
+def _expected_wp(step: int, op: str, iteration: int) -> bool:
+    """Return what CR0.WP must be: as `iteration` ops left it, then set, then clear."""
+    if step:
+        return step == 1
+    return not (op == "cr0_wp" and iteration % 2)  # WP is set on entry
+
+
+def judge(case: str, op: str, found: list[Attempt], host_sees: int) -> None:
     """Raise KvmIncorrect for the first attempt that went wrong.
 
-    `host_sees` is what the page holds in the host's memory after the last one, `op_writes`
-    what the op itself leaves in the page (None: it does not write there).
+    `op` is the case's, whose iterations lay between the checks; `host_sees` is what the page
+    holds in the host's memory after the last attempt.
     """
     held = 0
     for number, attempt in enumerate(found):
-        # In the second and third attempt of a check WP was set and cleared just before.
         step = number % lib.PROOF_ATTEMPTS
-        if op_writes is not None and number and step == 0:
-            held = op_writes
+        if op == "wx" and number and step == 0:
+            held = 1  # what its last iteration wrote
+        expected = _expected_wp(step, op, attempt.iteration)
         wrong = _wrong(attempt, held)
-        if wrong is None and step and attempt.wp != (step == 1):
-            wrong = f"CR0.WP reads as {int(attempt.wp)} after it was written as {int(step == 1)}"
+        if wrong is None and attempt.wp != expected:
+            wrong = f"CR0.WP reads as {int(attempt.wp)} where {int(expected)} was written last"
         if wrong is not None:
             raise KvmIncorrect(case, attempt.iteration, attempt.error_code, wrong)
         held = attempt.value

@@ -15,6 +15,8 @@ from kvmharness.errors import UsageError
 from kvmharness.roles import Finding
 
 SCHEMA = "kvmharness.run/1"
+# Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
+MOST_PER_OP = 86400e9
 
 
 class Interval(msgspec.Struct):
@@ -94,6 +96,14 @@ class Slope(msgspec.Struct):
     intercept: float
     net_slope: float | None = None
     net_ci95: tuple[float, float] | None = None
+
+
+def condemn(result: CaseResult, reason: str) -> None:
+    """Note that KVM was incorrect in this case and drop its figures: a wrong KVM has no speed."""
+    result.incorrect = reason
+    result.samples, result.vms, result.vcpus = [], [], []
+    result.per_op = result.tsc = result.noisy = result.class_ = None
+    result.counters, result.exit_reasons, result.class_evidence = {}, {}, {}
 
 
 class Kernel(msgspec.Struct):
@@ -208,13 +218,32 @@ def read(path: Path) -> Run:
                 f"read {path}: schema {schema!r} where {SCHEMA!r} is needed; use the kvmharness "
                 "that wrote it"
             )
-        return msgspec.json.decode(data, type=Run)
+        run = msgspec.json.decode(data, type=Run)
     except msgspec.ValidationError as error:
         raise UsageError(f"read {path}: not a run: {error}; measure again") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UsageError(
             f"read {path}: not JSON or cut short: {error}; measure again"
         ) from None
+    wrong = _contradiction(run)
+    if wrong:
+        raise UsageError(f"read {path}: not a run: {wrong}; measure again")
+    return run
+
+
+def _contradiction(run: Run) -> str | None:
+    """Say where a file that has the right types contradicts itself."""
+    names = [case.name for case in run.cases]
+    if len(set(names)) != len(names):
+        return "a case comes twice"
+    for case in run.cases:
+        if len(case.vms) != len(case.samples):
+            return f"{case.name}: {len(case.samples)} samples of {len(case.vms)} VMs"
+        if case.samples and not 0 <= min(case.samples) <= max(case.samples) < MOST_PER_OP:
+            return f"{case.name}: a sample is out of range"
+        if case.tsc_khz is not None and not 0 < case.tsc_khz < MOST_PER_OP:
+            return f"{case.name}: tsc_khz is out of range"
+    return None
 
 
 def check_writable(path: Path) -> None:

@@ -20,7 +20,7 @@ TOGGLE = Case("long64", "cr0_wp")
 
 
 def good(checks: int = 2) -> list[list[int]]:
-    """Records of a correct KVM: as it stood (WP set), WP set, WP clear."""
+    """Records of a correct KVM around `empty`: as it stood (WP set), WP set, WP clear."""
     records: list[list[int]] = []
     held = 0
     for check in range(checks):
@@ -34,10 +34,10 @@ def good(checks: int = 2) -> list[list[int]]:
     return records
 
 
-def judge(records: list[list[int]], host_sees: int | None = None) -> None:
+def judge(records: list[list[int]], host_sees: int | None = None, op: str = "empty") -> None:
     data = b"".join(struct.pack("<IIII", *record) for record in records)
     found = proof.attempts(data, AT, 1001)
-    proof.judge("long64/cr0_wp", found, records[-1][3] if host_sees is None else host_sees)
+    proof.judge(f"long64/{op}", op, found, records[-1][3] if host_sees is None else host_sees)
 
 
 def test_a_correct_kvm_passes() -> None:
@@ -61,7 +61,7 @@ def test_each_wrong_is_named(number: int, field: int, value: int, says: str) -> 
     with pytest.raises(KvmIncorrect) as caught:
         judge(records)
     assert says in str(caught.value)
-    assert str(caught.value).startswith("KVM is incorrect: long64/cr0_wp: ")
+    assert str(caught.value).startswith("KVM is incorrect: long64/empty: ")
     assert caught.value.exit_code == 1
 
 
@@ -69,8 +69,14 @@ def test_a_toggle_that_did_not_take_is_named() -> None:
     records = good()
     records[1] = [0, 0, 0, AT + lib.PROOF_RECORD]
     records[2][3] = AT + 2 * lib.PROOF_RECORD
-    with pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 0 after it was written as 1"):
+    with pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 0 where 1 was written last"):
         judge(records)
+
+
+def test_toggles_that_the_op_dropped_are_named() -> None:
+    """After 1,001 toggles WP must be clear: records in which it is still set are wrong."""
+    with pytest.raises(KvmIncorrect, match=r"reads as 1 where 0 was written last \(iteration 1001"):
+        judge(good(), op="cr0_wp")
 
 
 def test_the_hosts_view_counts() -> None:
@@ -108,7 +114,19 @@ def test_a_guest_that_drops_the_toggle_fails_the_proof(system: System) -> None:
     broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
     with (
         Machine(system, TOGGLE, blob=dataclasses.replace(blob, code=broken)) as machine,
-        pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 1 after it was written as 0"),
+        pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 1 where 0 was written last"),
+    ):
+        machine.prove()
+
+
+@pytest.mark.kvm
+def test_an_op_that_drops_its_toggles_fails_the_proof(system: System) -> None:
+    blob = guest.blob("long64")
+    at = blob.code.index(b"\x0f\x22\xc3", blob.symbols["prove_cr0_wp"] - lib.GUEST_CODE)
+    broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
+    with (
+        Machine(system, TOGGLE, blob=dataclasses.replace(blob, code=broken)) as machine,
+        pytest.raises(KvmIncorrect, match=r"reads as 1 where 0 was written last"),
     ):
         machine.prove()
 
