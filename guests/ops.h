@@ -96,7 +96,8 @@
 	mov	XBX, %cr3
 .endm
 
-/* Two roots in turn; they map the same. */
+/* Two roots in turn; they map the same.  With @pcid=1 each has a PCID of its own; bit 63 is
+ * never set, so each write flushes what the PCID it loads had cached. */
 .macro prepare_cr3_switch
 	mov	%cr3, XBX
 .endm

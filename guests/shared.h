@@ -18,7 +18,7 @@
 #define GUEST_SHARED_MORE	0x100000	/* vCPU n's shared page: + n * SHARED_SIZE */
 #define GUEST_MEMORY		0x200000	/* bytes of RAM in the first memslot, from 0 */
 #define GUEST_PAGES		0x200000	/* @pages: the pages touched, a memslot */
-#define GUEST_HUGE_PAGES	0x40000000	/* the same with @huge=1 */
+#define GUEST_HUGE_PAGES	0x100000000	/* the same with @huge=1, clear of what lies below 4 GiB */
 #define GUEST_SLOTS		0x400000000	/* @slots: the memslots nobody uses */
 
 /* Virtual addresses where a guest pages; everything below 2 MiB is mapped as it is. */

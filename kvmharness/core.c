@@ -41,9 +41,16 @@ static void watchdog_fired(int sig)
 		watched->immediate_exit = 1;
 }
 
-static int watchdog_start(timer_t *timer, uint64_t timeout_ns)
+/* At load: a thread may be sent the signal before it has run a guest. */
+__attribute__((constructor)) static void watchdog_install(void)
 {
 	struct sigaction action = { .sa_handler = watchdog_fired };
+
+	sigaction(WATCHDOG_SIGNAL, &action, NULL);
+}
+
+static int watchdog_start(timer_t *timer, uint64_t timeout_ns)
+{
 	struct itimerspec when = {
 		.it_value = { timeout_ns / 1000000000, timeout_ns % 1000000000 },
 		.it_interval = { 0, WATCHDOG_REPEAT_NS },
@@ -51,8 +58,7 @@ static int watchdog_start(timer_t *timer, uint64_t timeout_ns)
 	struct sigevent event = { .sigev_notify = SIGEV_THREAD_ID, .sigev_signo = WATCHDOG_SIGNAL };
 
 	event.sigev_notify_thread_id = syscall(SYS_gettid);
-	if (sigaction(WATCHDOG_SIGNAL, &action, NULL) < 0 ||
-	    timer_create(CLOCK_MONOTONIC, &event, timer) < 0)
+	if (timer_create(CLOCK_MONOTONIC, &event, timer) < 0)
 		return -errno;
 	if (timer_settime(*timer, 0, &when, NULL) < 0) {
 		int error = -errno;
@@ -65,10 +71,10 @@ static int watchdog_start(timer_t *timer, uint64_t timeout_ns)
 
 /*
  * Run until the guest rings a doorbell or exits for any reason but the op `pio`,
- * whose port writes are taken here and counted in *pio_exits.  -ETIME: the
- * watchdog ended it; -EINTR: another signal did.
+ * whose port writes are taken here.  -ETIME: the watchdog ended it; -EINTR: another
+ * signal did.
  */
-static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint64_t *pio_exits)
+static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns)
 {
 	timer_t timer;
 	int error;
@@ -80,12 +86,9 @@ static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint64_t
 		watched = NULL;
 		return error;
 	}
-	do {
+	do
 		error = ioctl(vcpu, KVM_RUN, 0) < 0 ? -errno : 0;
-		if (error || run->exit_reason != KVM_EXIT_IO || run->io.port != PORT_PIO)
-			break;
-		(*pio_exits)++;
-	} while (1);
+	while (!error && run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_PIO);
 	watched = NULL;
 	timer_delete(timer);
 	if (error == -EINTR && expired)

@@ -9,11 +9,12 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from kvmharness import exits, raw
-from kvmharness.errors import KvmError, Unavailable
+from kvmharness.errors import Infeasible, KvmError, Unavailable
 from kvmharness.raw import ffi, lib
 
 DEVICE = "/dev/kvm"
@@ -119,6 +120,42 @@ class _WithStats(_Fd):
         return raw.ioctl(self.fd, "KVM_GET_STATS_FD", next_step="Linux 5.14 or later has it")
 
 
+def _check_huge(base: int, size: int) -> None:
+    """Raise Infeasible unless the mapping that holds `base` is made of huge pages."""
+    backed = 0
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if "-" in first and not first.endswith(":"):
+            begin, end = (int(edge, 16) for edge in first.split("-"))
+            inside = begin < base + size and base < end
+        elif inside and first == "AnonHugePages:":
+            backed += int(line.split()[1]) * 1024
+    if backed < size:
+        raise Infeasible(
+            f"the host backed {backed >> 20} of {size >> 20} MiB by huge pages; free memory, or "
+            "echo madvise >/sys/kernel/mm/transparent_hugepage/enabled"
+        )
+
+
+def _map_memory(size: int, *, huge: bool) -> mmap.mmap:
+    """Map zeroed private memory; with `huge` 2 MiB more, so that it can be aligned."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        memory = mmap.mmap(-1, size + HUGE_PAGE if huge else size, flags=flags)
+    except OSError as error:
+        raise KvmError("mmap of guest memory", error.errno or 0, "free some memory") from None
+    try:
+        memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+    except OSError as error:
+        if huge:
+            memory.close()
+            hint = "this kernel has no transparent huge pages; leave huge=1 out"
+            raise KvmError("madvise MADV_HUGEPAGE", error.errno or 0, hint) from None
+        # Without CONFIG_TRANSPARENT_HUGEPAGE there is nothing to bar.
+    return memory
+
+
 class Vm(_WithStats):
     """A VM's file descriptor; owns the mappings of the guest's memory."""
 
@@ -147,17 +184,18 @@ class Vm(_WithStats):
         The mapping is private and lives until close().  It is barred from transparent huge
         pages, so that a guest's 4 KiB page is one on the host, unless `huge` asks for them
         (then guest-physical `address` lies at the first multiple of 2 MiB in it).
-        `populate` gives every page its own frame at once.
+        `populate` gives every page its own frame at once.  Raises Infeasible where the
+        kernel did not back it by huge pages as asked.
         """
-        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        memory = mmap.mmap(-1, size + HUGE_PAGE if huge else size, flags=flags)
-        memory.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+        memory = _map_memory(size, huge=huge)
         base = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
         begin = -base % HUGE_PAGE if huge else 0
         base += begin
         if populate:
             for at in range(begin, begin + size, HUGE_PAGE if huge else mmap.PAGESIZE):
                 memory[at] = 1
+        if huge and populate:
+            _check_huge(base, size)
         region = raw.new("struct kvm_userspace_memory_region *", [slot, 0, address, size, base])
         raw.ioctl(self.fd, "KVM_SET_USER_MEMORY_REGION", region)
         self._memory.append(memory)
@@ -220,16 +258,15 @@ class Vcpu(_WithStats):
         """Return the guest's TSC frequency in kHz."""
         return raw.ioctl(self.fd, "KVM_GET_TSC_KHZ")
 
-    def run(self, timeout_ns: int) -> tuple[exits.Exit, int]:
+    def run(self, timeout_ns: int) -> exits.Exit:
         """Run until the guest leaves to user space for anything but the op `pio`.
 
-        Returns the exit and how many port writes of that op were handled on the way.
         Raises KvmError: ETIME after `timeout_ns` nanoseconds, EINTR for another signal.
         """
-        error, pio = raw.run(self.fd, self.kvm_run, timeout_ns)
+        error = raw.run(self.fd, self.kvm_run, timeout_ns)
         if error:
             raise KvmError("KVM_RUN", error)
-        return exits.read(self.kvm_run), pio
+        return exits.read(self.kvm_run)
 
     def close(self) -> None:
         """Unmap `struct kvm_run` and close; a second call does nothing."""

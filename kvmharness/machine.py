@@ -36,13 +36,11 @@ class Measurement:
     """What lay between one begin and one end doorbell.
 
     `ticks` holds each sample's length in guest TSC ticks, all of vCPU 0, then all of the
-    next; `counts` what the sources counted over all samples together, `pio_exits` the port
-    writes of the op `pio`.
+    next; `counts` what the sources counted over all samples together.
     """
 
     ticks: list[int]
     counts: dict[str, int]
-    pio_exits: int
 
 
 class Machine:
@@ -166,7 +164,7 @@ class Machine:
         found = proof.attempts(
             self.memory[at : at + size], guest.offset(self.case) + at, iterations
         )
-        proof.judge(self.case.name, found, self._window(), 1 if self.case.op == "wx" else None)
+        proof.judge(self.case.name, self.case.op, found, self._window())
         return len(found)
 
     def _window(self) -> int:
@@ -187,7 +185,7 @@ class Machine:
         self._threads.run(lambda number: self._run_to(number, lib.DOORBELL_BEGIN))
         for source in sources:
             source.begin()
-        pio = self._threads.run(lambda number: self._run_to(number, lib.DOORBELL_END))
+        self._threads.run(lambda number: self._run_to(number, lib.DOORBELL_END))
         counts: dict[str, int] = {}
         for source in reversed(sources):
             counts.update(source.end())
@@ -195,31 +193,29 @@ class Machine:
             wrong = f"the host sees {self._window():#x} in the page where the guest wrote 1"
             raise KvmIncorrect(self.case.name, iterations, 0, wrong)
         ticks = [t for number in range(len(self.vcpus)) for t in self._ticks(number, samples)]
-        return Measurement(ticks, counts, sum(pio))
+        return Measurement(ticks, counts)
 
-    def _run_to(self, number: int, doorbell: int) -> int:
-        """Run a vCPU until it rings `doorbell`; return the op `pio`'s exits on the way."""
+    def _run_to(self, number: int, doorbell: int) -> None:
+        """Run a vCPU until it rings `doorbell`."""
         # The limit is the guest's: what the sources take at a doorbell is not counted.
         deadline = time.monotonic_ns() + self._timeout_ns
-        pio_exits = 0
         while True:
             try:
                 left = max(deadline - time.monotonic_ns(), 1)
-                exit_, pio = self.vcpus[number].run(left)
+                exit_ = self.vcpus[number].run(left)
             except KvmError as error:
                 if error.errno == errno.ETIME:
                     raise self._timed_out(number) from None
                 if error.errno == errno.EINTR:
                     continue  # Python has run its handlers: KeyboardInterrupt left already
                 raise
-            pio_exits += pio
             if isinstance(exit_, exits.Io) and exit_.port == lib.PORT_DOORBELL:
                 if exit_.data == bytes([lib.DOORBELL_FAULT]):
                     raise self._unexpected_fault(number)
                 if exit_.data != bytes([doorbell]):
                     reason = f"rang doorbell {exit_.data.hex()}, not {doorbell}"
                     raise self._error(number, reason)
-                return pio_exits
+                return
             seen = _DESCRIPTIONS.get(exit_.name, "left its protocol")
             raise self._error(number, f"{seen}: {exit_}")
 

@@ -124,7 +124,7 @@ def _long64(memory: mmap, case: Case) -> Roots:
         tables.set(five, 511, top | TABLE)
         top = five
     first, second = top, tables.copy(top)
-    # With PCIDs the low bits of CR3 are one: two, so that neither flushes the other.
+    # With PCIDs the low bits of CR3 are one.
     return Roots(first | 1 * case["pcid"], second | 2 * case["pcid"], window_entry)
 
 

@@ -72,15 +72,14 @@ def ioctl(fd: int, name: str, argument: Any = 0, *, next_step: str = "") -> int:
     return result
 
 
-def run(fd: int, kvm_run: Any, timeout_ns: int) -> tuple[int, int]:
+def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
     """KVM_RUN until a doorbell or any other exit that is not the op `pio`.
 
-    `kvm_run` is the mapped struct, `timeout_ns` > 0 bounds the call.  Returns (0 or a
-    positive errno, port writes of the op `pio` handled); ETIME means the watchdog ended it.
+    `kvm_run` is the mapped struct, `timeout_ns` > 0 bounds the call.  Returns 0 or a
+    positive errno; ETIME means the watchdog ended it.
     """
-    pio = ffi.new("uint64_t *")
-    error: int = lib.kvmh_run(fd, kvm_run, timeout_ns, pio)
-    return -error, int(pio[0])
+    error: int = lib.kvmh_run(fd, kvm_run, timeout_ns)
+    return -error
 
 
 def cpuid(leaf: int) -> tuple[int, int, int, int]:

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Self, TypeVar
 
 from kvmharness.raw import lib
@@ -33,20 +33,29 @@ class VcpuThreads:
             self.run(lambda n: os.sched_setaffinity(0, {cpus[n % len(cpus)]}))
 
     def run(self, call: Callable[[int], T]) -> list[T]:
-        """Return what `call(n)` gave for every vCPU n; raise the first vCPU's error if any."""
+        """Return what `call(n)` gave for every vCPU n.
+
+        Where calls fail the others are stopped, and the error of the one that failed first
+        is raised: the rest only waited for it.
+        """
         if not self._pools:
             return [call(0)]
         futures = [pool.submit(call, n) for n, pool in enumerate(self._pools)]
         try:
-            wait(futures)
+            done, running = wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException:
-            self._stop()  # Ctrl-C: the guests would run on until their time limit
+            self._stop(futures)  # Ctrl-C: the guests would run on until their time limit
             raise
-        return [future.result() for future in futures]
+        if running:
+            self._stop(list(running))
+        failed = [future for future in futures if future in done and future.exception()]
+        return [future.result() for future in failed or futures]
 
-    def _stop(self) -> None:
-        for ident in self._idents:
-            signal.pthread_kill(ident, signal.SIGRTMIN + lib.WATCHDOG_SIGNAL_OFFSET)
+    def _stop(self, futures: Sequence[Future[T]]) -> None:
+        """Send the watchdog's signal until every thread has left its guest."""
+        while wait(futures, timeout=0.01).not_done:
+            for ident in self._idents:
+                signal.pthread_kill(ident, signal.SIGRTMIN + lib.WATCHDOG_SIGNAL_OFFSET)
 
     def close(self) -> None:
         """End the threads."""

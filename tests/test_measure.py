@@ -32,7 +32,7 @@ class _Clockwork:
 
     def measure(self, iterations: int, samples: int) -> Measurement:
         self.longest = max(self.longest, iterations * self.ticks)
-        return Measurement([int(iterations * self.ticks)] * samples, {}, 0)
+        return Measurement([int(iterations * self.ticks)] * samples, {})
 
 
 @pytest.mark.parametrize("ticks", [0.3, 1, 7, 3000, 1e5])

@@ -33,6 +33,18 @@ def test_several_keep_their_threads_and_raise_the_first_error() -> None:
             threads.run(lambda n: 1 // (n - 1))
 
 
+def test_the_error_that_came_first_is_raised_and_the_others_are_not_waited_for() -> None:
+    def work(n: int) -> None:
+        if n == 1:
+            raise KeyError(n)
+        gone.wait(10)
+
+    gone = threading.Event()
+    threading.Timer(0.2, gone.set).start()
+    with VcpuThreads(2, []) as threads, pytest.raises(KeyError):
+        threads.run(work)
+
+
 def test_threads_are_pinned_in_turn() -> None:
     cpus = sorted(os.sched_getaffinity(0))
     with VcpuThreads(2, cpus) as threads:
