@@ -75,11 +75,15 @@ def _first(rules: tuple[tuple[str, dict[str, str]], ...], seen: Mapping[str, str
 
 
 def classify(
-    counters: Mapping[str, float | None], module: str | None, tdp_mmu: bool | None
+    counters: Mapping[str, float | None],
+    module: str | None,
+    tdp_mmu: bool | None,
+    empty: Mapping[str, float | None] | None = None,
 ) -> Verdict | None:
-    """Return the class that `counters` (per op, gross) prove; None where nothing was counted.
+    """Return the class that `counters` (per op) prove; None where nothing was counted.
 
-    `module` is the vendor module; `tdp_mmu` whether KVM's TDP MMU is in use, None if unknown.
+    `module` is the vendor module; `tdp_mmu` whether KVM's TDP MMU is in use, None if unknown;
+    `empty` the counters of the bare loop, which are subtracted.
     """
     sources = dict(SIGNALS)
     if module in HARDWARE_EXITS:
@@ -92,8 +96,9 @@ def classify(
         if name is None or value is None:
             seen[signal] = "unknown"
         else:
-            seen[signal] = _level(value)
-            evidence[name] = value
+            net = round(value - ((empty or {}).get(name) or 0.0), 4)
+            seen[signal] = _level(net)
+            evidence[name] = net
     if not evidence:
         return None
     return Verdict(f"{_first(HOW, seen)}/{_first(ROOT, seen)}", evidence)
@@ -105,7 +110,9 @@ def uses_tdp_mmu(parameters: Mapping[str, Mapping[str, str]]) -> bool | None:
     It needs kvm.tdp_mmu and two-dimensional paging (kvm_intel.ept or kvm_amd.npt).
     """
     on = {"Y", "1"}
-    tdp_mmu = parameters.get("kvm", {}).get("tdp_mmu")
+    kvm = parameters.get("kvm", {})
+    # A kvm with parameters but not this one is older than the TDP MMU (before 5.10).
+    tdp_mmu = kvm.get("tdp_mmu", "N" if kvm else None)
     paging = [
         p[name] for p in parameters.values() for name in ("ept", "npt") if name in p
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The counting passes: the same cases again, with perf attached and no clock read.
 
 Tracing perturbs, so nothing here goes into a time.  Three passes a case, each on a VM of its
-own: tracepoints and hardware counters, KVM's functions, exits by reason.
+own: tracepoints, hardware counters, KVM's functions; then exits by reason.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from kvmharness.counters import events, perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, ExitReasons
-from kvmharness.errors import GuestError, KvmError, KvmIncorrect
+from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
 from kvmharness.measure import Opener, open_machine
-from kvmharness.results import CaseResult, Settings, per_op
+from kvmharness.results import CaseResult, Settings, condemn, per_op
 
 SAMPLES = 2
 
@@ -34,8 +34,7 @@ class Counting:
         self._settings = settings
         self._opener = opener
         self._stack = ExitStack()
-        self._events: list[perf.Event] = []
-        self._functions: list[perf.Event] = []
+        self._passes: list[list[perf.Event]] = []
         self.absent: dict[str, str] = {}
         try:
             perf.probe()
@@ -44,22 +43,39 @@ class Counting:
             functions = [events.FUNCTION_PREFIX + name for name in events.FUNCTIONS]
             self.absent = dict.fromkeys([*names, *functions], str(error))
             return
-        self._events, self.absent = events.present()
+        tracepoints, self.absent = events.present()
         probes = self._stack.enter_context(Probes())
-        self._functions = probes.events
         self.absent.update(probes.absent)
+        for wanted in (tracepoints, list(events.HARDWARE), probes.events):
+            self._add_pass(wanted)
+
+    def _add_pass(self, wanted: list[perf.Event]) -> None:
+        """Plan a pass for those of the events that perf can count here."""
+        if not wanted:
+            return
+        with closing(PerfStat(wanted)) as stat:
+            stat.begin()
+            stat.end()
+        if stat.failure:
+            self.absent.update((event.name, stat.failure) for event in wanted)
+            return
+        self.absent.update(stat.absent)
+        able = [event for event in wanted if event.name not in stat.absent]
+        if able:
+            self._passes.append(able)
 
     def count(self, case: Case, result: CaseResult) -> None:
         """Add to `result` what one op costs in events, functions and exits by reason."""
         result.absent.update(self.absent)
         try:
-            if self._events:
-                self._add(case, result, self._events)
-            if self._functions:
-                self._add(case, result, self._functions)
+            for wanted in self._passes:
+                self._add(case, result, wanted)
             if (result.counters.get("kvm:kvm_exit") or 0) * MOST_OPS >= 1:
                 self._add_reasons(case, result)
-        except (GuestError, KvmError, KvmIncorrect) as error:
+        except KvmIncorrect as error:
+            condemn(result, str(error))
+            return
+        except (GuestError, KvmError, Infeasible) as error:
             result.absent["perf"] = str(error)
         for name in result.absent:
             if name not in {"perf", "kvm.*"}:

@@ -13,6 +13,9 @@ from kvmharness.results import Cpu, Host, Kernel, Kvm
 
 SYS = Path("/sys")
 PROC = Path("/proc")
+VENDOR_MODULES = {
+    "GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd",
+}  # fmt: skip
 HYPERVISOR_BIT = 1 << 31  # CPUID leaf 1, ecx: set by hypervisors only (Intel SDM, AMD APM)
 HYPERVISOR_LEAF = 0x40000000
 
@@ -34,10 +37,14 @@ def read_folder(folder: Path) -> dict[str, str]:
 
 
 def vendor_module(root: Path = SYS) -> str | None:
-    """Return the name of KVM's vendor module, e.g. kvm_amd, built in or loaded."""
+    """Return the name of KVM's vendor module, e.g. kvm_amd, built in or loaded.
+
+    A kernel may have both vendors' built in: then the one for this CPU.
+    """
     names = sorted(path.name for path in (root / "module").glob("kvm_*"))
     known = [name for name in names if (root / "module" / name / "parameters").is_dir()]
-    return known[0] if known else None
+    own = VENDOR_MODULES.get(parse_cpuinfo(read_text(PROC / "cpuinfo") or "").get("vendor_id", ""))
+    return own if own in known else known[0] if known else None
 
 
 def hypervisor() -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
-from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
+from kvmharness.machine import MAX_ITERATIONS, Machine
 from kvmharness.measure import calibrate
 
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
@@ -41,25 +41,30 @@ class Profiled:
 def difference(
     case: Mapping[str, int], ops: int, empty: Mapping[str, int], empty_ops: int
 ) -> list[Row]:
-    """Return a row a symbol, per op and net of `empty`, hottest net first."""
-    rows = [
-        Row(s, case.get(s, 0) / ops, case.get(s, 0) / ops - empty.get(s, 0) / empty_ops)
-        for s in case.keys() | empty.keys()
-    ]
+    """Return a row a symbol, per op and net of `empty` (no ops: gross), hottest net first."""
+    rows = []
+    for symbol in case.keys() | empty.keys():
+        gross = case.get(symbol, 0) / ops
+        rows.append(Row(symbol, gross, gross - empty.get(symbol, 0) / max(empty_ops, 1)))
     return sorted(rows, key=lambda row: (-row.net, row.symbol))
 
 
 def _measure(
-    system: System, case: Case, seconds: float, timeout_s: float, source: PerfSource
-) -> tuple[Measurement, int]:
-    """Measure one sample of about `seconds` with `source`; return it and its ops."""
-    with Machine(system, case, timeout_s=timeout_s) as machine, closing(source):
+    system: System, case: Case, seconds: float, timeout_s: float,
+    attach: Callable[[Sequence[int]], PerfSource],
+) -> tuple[PerfSource, dict[str, int], int]:
+    """Measure about `seconds` with what `attach` puts on the vCPUs' threads.
+
+    Returns it, its counts and the ops of all vCPUs.
+    """
+    with Machine(system, case, timeout_s=timeout_s) as machine:
         short = calibrate(machine, WARM_UP_MS)
-        ops = min(max(1, round(short * seconds * 1000 / WARM_UP_MS)), MAX_ITERATIONS)
-        measured = machine.measure(ops, 1, [source])
+        iterations = min(max(1, round(short * seconds * 1000 / WARM_UP_MS)), MAX_ITERATIONS)
+        with closing(attach(machine.thread_ids)) as source:
+            measured = machine.measure(iterations, 1, [source])
     if source.failure:
         raise Unavailable(f"perf {case.name}: {source.failure}")
-    return measured, ops
+    return source, measured.counts, iterations * len(measured.ticks)
 
 
 def profile(
@@ -70,12 +75,19 @@ def profile(
     perf.data of the case is copied to `keep`.  Raises Unavailable where perf cannot.
     """
     event = clock()
-    source = Profile(event, FREQUENCY_HZ, keep)
-    measured, ops = _measure(system, case, seconds, timeout_s, source)
-    (baseline,) = select([case.baseline])
-    empty, empty_ops = _measure(system, baseline, seconds, timeout_s, Profile(event, FREQUENCY_HZ))
-    rows = difference(measured.counts, ops, empty.counts, empty_ops)
-    return Profiled(rows, CLOCKS[event], ops)
+    _, counts, ops = _measure(
+        system, case, seconds, timeout_s, lambda ids: Profile(event, FREQUENCY_HZ, ids, keep)
+    )
+    if not counts:
+        raise Unavailable(f"perf {case.name}: no sample fell into the kernel; raise --seconds")
+    empty: dict[str, int] = {}
+    empty_ops = 0
+    if case.name != case.baseline:
+        (baseline,) = select([case.baseline])
+        _, empty, empty_ops = _measure(
+            system, baseline, seconds, timeout_s, lambda ids: Profile(event, FREQUENCY_HZ, ids)
+        )
+    return Profiled(difference(counts, ops, empty, empty_ops), CLOCKS[event], ops)
 
 
 def kvm_stat(system: System, case: Case, module: str | None, timeout_s: float) -> str:
@@ -88,6 +100,6 @@ def kvm_stat(system: System, case: Case, module: str | None, timeout_s: float) -
             f"perf kvm stat: perf knows the exits of kvm_intel and kvm_amd, not of {module}; "
             "leave --kvm-stat out"
         )
-    source = KvmStat()
-    _measure(system, case, WARM_UP_MS / 1000, timeout_s, source)
+    source, _, _ = _measure(system, case, WARM_UP_MS / 1000, timeout_s, KvmStat)
+    assert isinstance(source, KvmStat)
     return source.report

@@ -54,6 +54,8 @@ def _rounds(session: Session, record: Run, output: Path | None, extend: bool) ->
     summary.summarise(record)
     for _ in range(1, MOST_ROUNDS):
         noisy = {case.name for case in record.cases if case.noisy and not case.failed}
+        # A net figure compares what was measured side by side.
+        noisy |= {Case(c.guest, c.op, c.params).baseline for c in record.cases if c.name in noisy}
         if not extend or not noisy:
             return
         _follow(session, record, output, vms, noisy)
@@ -66,6 +68,7 @@ def _count(system: System, session: Session, record: Run, output: Path | None) -
         for case, result in session.measured:
             _progress(f"counting {case.name}")
             counting.count(case, result)
+            summary.classify_cases(record)
             _save(record, output)
     _progress("")
     summary.summarise(record)
@@ -91,7 +94,8 @@ def _follow(
         for step in session.measure(rounds, names):
             line = f"VM {step.round} of {step.rounds}, case {step.case} of {step.cases}"
             _progress(f"{line}: {step.result.name}")
-            if step.case == step.cases or step.round == step.rounds:
+            # Soon a file; then once a round; then each case as it is finished.
+            if step.round in (1, step.rounds) or step.case == step.cases:
                 _save(record, output)
     finally:
         _progress("")

@@ -37,9 +37,9 @@ def _noise(result: CaseResult, groups: list[stats.Floats], precision: float) -> 
     if result.per_op is None:
         return None
     width = stats.half_width(result.per_op)
-    if width is None:
+    if result.per_op.ci95 is None:
         return "one VM tells nothing of the spread between VMs: use --vms 5 or more"
-    if width <= precision:
+    if width is None or width <= precision:
         return None
     return f"interval ±{width:.1%} where ±{precision:.1%} was asked: {_cause(result, groups)}"
 
@@ -82,9 +82,20 @@ def _slopes(run: Run, groups: Groups) -> list[Slope]:
     return slopes
 
 
+def classify_cases(run: Run) -> None:
+    """Fill in the class of every case that was counted, in place."""
+    tdp_mmu = uses_tdp_mmu(run.host.kvm.parameters)
+    counters = {case.name: case.counters for case in run.cases}
+    for result in run.cases:
+        baseline = Case(result.guest, result.op, result.params).baseline
+        empty = None if result.name == baseline else counters.get(baseline)
+        verdict = classify(result.counters, run.host.kvm.module, tdp_mmu, empty)
+        if verdict is not None:
+            result.class_, result.class_evidence = verdict.name, verdict.evidence
+
+
 def summarise(run: Run) -> None:
     """Fill in what the samples say, in place: of every case that has some, and the slopes."""
-    tdp_mmu = uses_tdp_mmu(run.host.kvm.parameters)
     groups = {c.name: stats.by_vm(c.samples, c.vms) for c in run.cases if c.samples}
     for result in run.cases:
         own = groups.get(result.name)
@@ -100,7 +111,5 @@ def summarise(run: Run) -> None:
             ci95 = middle.ci95 and (middle.ci95[0] * ticks, middle.ci95[1] * ticks)
             result.tsc = Interval(middle.median * ticks, ci95)
         result.noisy = _noise(result, own, run.settings.precision)
-        verdict = classify(result.counters, run.host.kvm.module, tdp_mmu)
-        if verdict is not None:
-            result.class_, result.class_evidence = verdict.name, verdict.evidence
     run.slopes = _slopes(run, groups)
+    classify_cases(run)

@@ -109,6 +109,7 @@ def test_every_combination_of_signals_has_an_answer() -> None:
         ({"kvm": {"tdp_mmu": "Y"}, "kvm_amd": {"npt": "0"}}, False),
         ({"kvm": {"tdp_mmu": "N"}, "kvm_pvm": {}}, False),
         ({"kvm": {}, "kvm_amd": {"npt": "1"}}, None),
+        ({"kvm": {"halt_poll_ns": "0"}, "kvm_amd": {"npt": "1"}}, False),
         ({}, None),
     ],
 )

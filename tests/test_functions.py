@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from kvmharness.counters import functions
 from kvmharness.counters.events import FUNCTIONS
 from kvmharness.counters.functions import Probes, symbols
+from kvmharness.counters.perf import owner
 
 KALLSYMS = b"""ffffffff81000000 T kvm_mmu_load\t[kvm]
 ffffffff81000010 t kvm_init_mmu.cold\t[kvm]
@@ -30,7 +30,7 @@ def test_a_function_has_its_own_name_or_a_compilers_copy() -> None:
 def test_probes_are_set_and_removed(tmp_path: Path) -> None:
     # A tracefs of plain files: this machine's kernel may lack kprobes.
     control = tmp_path / "kprobe_events"
-    gone = 2**22 + 1  # above every process id
+    gone = f"{owner().partition('_')[0]}_{2**22 + 1}"  # above every process id
     control.write_text(f"p:others/probe function\np:kvmharness_{gone}/kvm_mmu_load kvm_mmu_load\n")
     kallsyms = tmp_path / "kallsyms"
     kallsyms.write_bytes(KALLSYMS)
@@ -38,7 +38,7 @@ def test_probes_are_set_and_removed(tmp_path: Path) -> None:
     try:
         with Probes(tmp_path) as probes:
             assert [event.spec for event in probes.events] == [
-                f"kvmharness_{os.getpid()}:{name}"
+                f"kvmharness_{owner()}:{name}"
                 for name in FUNCTIONS
                 if name in {"kvm_mmu_load", "kvm_mmu_unload", "kvm_mmu_free_roots"}
             ]
@@ -47,7 +47,7 @@ def test_probes_are_set_and_removed(tmp_path: Path) -> None:
         functions.KALLSYMS = before
     lines = control.read_text().splitlines()
     assert lines[0] == "p:others/probe function"
-    assert len([x for x in lines if x.startswith(f"p:kvmharness_{os.getpid()}/")]) == 3
+    assert len([x for x in lines if x.startswith(f"p:kvmharness_{owner()}/")]) == 3
     # Ours, and the one that a killed process left.
     assert len([x for x in lines if x.startswith("-:kvmharness_")]) == 4
     assert f"-:kvmharness_{gone}/kvm_mmu_load" in lines

@@ -22,6 +22,7 @@ def test_periods_add_up_by_symbol() -> None:
 def test_net_is_per_op_and_hottest_first() -> None:
     rows = difference({"a": 1000, "b": 300}, 100, {"b": 10, "c": 50}, 10)
     assert rows == [Row("a", 10.0, 10.0), Row("b", 3.0, 2.0), Row("c", 0.0, -5.0)]
+    assert difference({"a": 10}, 10, {}, 0) == [Row("a", 1.0, 1.0)]
 
 
 @pytest.mark.kvm

@@ -56,11 +56,11 @@ FUNCTION_PREFIX = "function."
 
 
 def present() -> tuple[list[Event], dict[str, str]]:
-    """Return the events to ask perf for, and the reason for each that this kernel lacks."""
+    """Return the tracepoints to ask perf for, and the reason for each that is not there."""
     events = [event for event in TRACEPOINTS if has_tracepoint(event.spec)]
     absent = {
         event.name: "this kernel has no such tracepoint"
         for event in TRACEPOINTS
         if event not in events
     }
-    return [*events, *HARDWARE], absent
+    return events, absent

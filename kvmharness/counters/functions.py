@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from kvmharness.counters.events import FUNCTION_PREFIX, FUNCTIONS
-from kvmharness.counters.perf import Event, tracing
+from kvmharness.counters.perf import Event, abandoned, owner, tracing
 
 KALLSYMS = Path("/proc/kallsyms")
 GROUP = "kvmharness_"
@@ -82,13 +82,13 @@ class Probes:
         except OSError:  # no kprobes here, or none for us
             return
         for line in lines:
-            match = re.match(rf"p\d*:({GROUP}(\d+)/\w+) ", line)
-            if match and not Path("/proc", match.group(2)).exists():
+            match = re.match(rf"p\d*:({GROUP}(\d+_\d+)/\w+) ", line)
+            if match and abandoned(match.group(2)):
                 with suppress(OSError):
                     self._write(f"-:{match.group(1)}")
 
     def _kprobe(self, function: str, symbol: str) -> None:
-        probe = f"{GROUP}{os.getpid()}/{function}"
+        probe = f"{GROUP}{owner()}/{function}"
         try:
             self._write(f"p:{probe} {symbol}")
         except OSError as error:

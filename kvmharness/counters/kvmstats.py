@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,18 +112,18 @@ class KvmStats:
         self.absent: str | None = None
         self._readers: list[StatsFd | Debugfs] = []
         self._before: dict[str, int] = {}
-        attempts: list[Callable[[], list[StatsFd | Debugfs]]] = [
-            lambda: [StatsFd(vm), *(StatsFd(vcpu) for vcpu in vcpus)],
-            lambda: [Debugfs(vm)],
-        ]
-        causes = []
-        for attempt in attempts:
-            try:
-                self._readers = attempt()
-                return
-            except (KvmError, OSError) as error:
-                causes.append(str(error))
-        self.absent = "; ".join(causes)
+        try:
+            self._readers.append(StatsFd(vm))
+            for vcpu in vcpus:
+                self._readers.append(StatsFd(vcpu))
+            return
+        except KvmError as error:
+            cause = str(error)
+            self.close()
+        try:
+            self._readers = [Debugfs(vm)]
+        except OSError as error:
+            self.absent = f"{cause}; {error}"
 
     def _read(self) -> dict[str, int]:
         counts: dict[str, int] = {}

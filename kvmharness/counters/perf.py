@@ -47,6 +47,24 @@ class Event:
         return ["-e", self.spec] + (["--filter", self.filter] if self.filter else [])
 
 
+def owner() -> str:
+    """Return what names this process in tracefs: pid namespace and pid."""
+    return f"{_namespace()}_{os.getpid()}"
+
+
+def abandoned(tag: str) -> bool:
+    """Tell whether the process that an owner() tag names is gone (False if not ours to say)."""
+    namespace, _, pid = tag.partition("_")
+    return namespace == _namespace() and not Path("/proc", pid).exists()
+
+
+def _namespace() -> str:
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return "0"
+
+
 def tracing() -> Path | None:
     """Return where tracefs is mounted and readable, None where it is not."""
     return next((p for p in TRACING if os.access(p / "events", os.R_OK | os.X_OK)), None)

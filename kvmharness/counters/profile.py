@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvmharness.counters.perf import PerfError, PerfSource, perf_text
 
 # The better clock first: a CPU that lends no cycle counter still has the timer.
-CLOCKS = {"cycles:k": "cycles", "cpu-clock:k": "ns"}
+CLOCKS = {"cycles:kH": "cycles", "cpu-clock:k": "ns"}
 LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(.*?)\s*$", re.MULTILINE)
 
 
@@ -40,9 +41,11 @@ class Profile(PerfSource):
     `keep` is where perf.data is copied to, for the user's own tools.
     """
 
-    def __init__(self, event: str, frequency: int, keep: Path | None = None) -> None:
+    def __init__(
+        self, event: str, frequency: int, threads: Sequence[int], keep: Path | None = None
+    ) -> None:
         self._keep = keep
-        super().__init__(["record", "-q", "-F", str(frequency), "-e", event])
+        super().__init__(["record", "-q", "-F", str(frequency), "-e", event], threads=threads)
 
     def collect(self, output: Path) -> dict[str, int]:
         """Have perf resolve the symbols and add them up."""
@@ -57,8 +60,8 @@ class KvmStat(PerfSource):
 
     report = ""
 
-    def __init__(self) -> None:
-        super().__init__(["kvm", "stat", "record"])
+    def __init__(self, threads: Sequence[int]) -> None:
+        super().__init__(["kvm", "stat", "record"], threads=threads)
 
     def collect(self, output: Path) -> dict[str, int]:
         """Have perf write its report."""

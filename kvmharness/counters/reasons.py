@@ -6,14 +6,13 @@ seconds to start recording on an emulated machine, for the same text.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from kvmharness.counters.perf import tracing
+from kvmharness.counters.perf import abandoned, owner, tracing
 
 EVENT = Path("events/kvm/kvm_exit/enable")
 # Enough to see every reason of a loop, few enough for the instance's buffer.
@@ -39,10 +38,10 @@ class ExitReasons:
             self.failure = "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing"
             return
         for left in (root / "instances").glob("kvmharness_*"):
-            if not Path("/proc", left.name.partition("_")[2]).exists():
+            if abandoned(left.name.partition("_")[2]):
                 with suppress(OSError):  # of a kvmharness that was killed
                     left.rmdir()
-        instance = root / "instances" / f"kvmharness_{os.getpid()}"
+        instance = root / "instances" / f"kvmharness_{owner()}"
         try:
             instance.mkdir()
             self._instance = instance
@@ -65,6 +64,14 @@ class ExitReasons:
         """Stop and return how often each reason came."""
         self._switch(False)
         if self._instance is None or self.failure is not None:
+            return {}
+        lost = sum(
+            int(found)
+            for path in self._instance.glob("per_cpu/cpu*/stats")
+            for found in re.findall(r"^overrun: (\d+)", path.read_text(), re.MULTILINE)
+        )
+        if lost:
+            self.failure = f"tracefs: {lost} events overran the buffer"
             return {}
         return dict(parse((self._instance / "trace").read_text(errors="replace")))
 
