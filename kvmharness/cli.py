@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import sys
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -22,8 +24,19 @@ class _Group(click.Group):
     """Turn every error of ours into its one line and exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            # Whoever ends us gets the same care as Ctrl-C: files, probes and perf are let go.
+            signal.signal(number, signal.default_int_handler)
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()
+        except OSError as error:
+            # What is left in the buffer cannot be written at exit either.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            click.echo(f"kvmharness: stdout: {error.strerror}; send it elsewhere", err=True)
+            sys.exit(errors.EXIT_USAGE)
         except errors.HarnessError as error:
             click.echo(f"kvmharness: {error}", err=True)
             sys.exit(error.exit_code)
@@ -41,13 +54,25 @@ def main() -> None:
     """
 
 
+class _Number(click.FloatRange):
+    """A range that is not left by what is no number."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("not a number", param, ctx)
+        return number
+
+
 class _Pin(click.ParamType[int]):
     name = "CPU|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         if value == "none":
             return -1
-        if isinstance(value, int) or value.isdigit():
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdecimal() and len(value) < 7:
             return int(value)
         return self.fail(f"{value!r} is neither a CPU's number nor 'none'", param, ctx)
 
@@ -70,11 +95,17 @@ def _settings(
             f"--samples {chosen_samples}: a VM holds {MAX_SAMPLES} samples; "
             f"use --vms {-(-chosen_samples // MAX_SAMPLES)} or more"
         )
+    target_ms = usual.target_ms or 3.0
+    if iterations is None and usual.iterations is None and target_ms * per_vm * 2 > timeout * 1e3:
+        raise errors.UsageError(
+            f"--timeout {timeout:g}: {per_vm} samples of {target_ms:g} ms may take longer; "
+            f"use --timeout {math.ceil(target_ms * per_vm * 2 / 1e3)} or more"
+        )
     cpu = max(os.sched_getaffinity(0)) if pin is None else pin
     return Settings(
         vms=chosen_vms,
         samples_per_vm=per_vm,
-        target_ms=usual.target_ms or 3.0,
+        target_ms=target_ms,
         iterations=iterations or usual.iterations,
         cpu=None if cpu < 0 else cpu,
         precision=precision / 100,
@@ -112,11 +143,11 @@ def _within(suite: Suite, patterns: tuple[str, ...]) -> list[Case]:
 )
 @click.option("--pin", type=_Pin(), help="CPU for the vCPU thread. [the last one allowed]")
 @click.option(
-    "--precision", type=click.FloatRange(0.01, 100), default=5.0, show_default=True,
+    "--precision", type=_Number(0.01, 100), default=5.0, show_default=True,
     help="Interval wanted, in % of the median to each side; exit 3 where it was not reached.",
 )  # fmt: skip
 @click.option(
-    "--timeout", type=click.FloatRange(0.01, 86400), default=10.0, show_default=True,
+    "--timeout", type=_Number(0.01, 86400), default=10.0, show_default=True,
     help="Seconds that one measurement may take before its guest is stopped.",
 )  # fmt: skip
 def run(
@@ -147,12 +178,18 @@ def run(
     record, interrupted = running.measure(
         chosen, settings, output, extend=extend, suite=suite_name
     )
+    unwritten = None
+    if output:
+        try:
+            results.write(output, record)
+        except errors.UsageError as error:  # a full disk: the figures still go to stdout
+            unwritten = error
     if as_json:
         click.echo(results.encode(record), nl=False)
     else:
         _show(record)
-    if output:  # after the figures are on stdout: a full disk loses none of them
-        results.write(output, record)
+    if unwritten:
+        raise unwritten
     sys.exit(errors.EXIT_INTERRUPTED if interrupted else _verdict(record))
 
 
@@ -186,15 +223,14 @@ def show(file: Path) -> None:
     from kvmharness import results, summary
 
     record = results.read(file)
-    if any(case.samples and case.per_op is None for case in record.cases):
-        summary.summarise(record)
+    summary.summarise(record)  # a killed run's figures may be older than its samples
     _show(record)
 
 
 @main.command()
 @click.argument("case")
 @click.option(
-    "--seconds", type=click.FloatRange(0.01, 600), default=1.0, show_default=True,
+    "--seconds", type=_Number(0.01, 600), default=1.0, show_default=True,
     help="How long to sample the case, and as long its `empty`.",
 )  # fmt: skip
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Symbols shown.")
@@ -205,17 +241,23 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
 
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
-    from kvmharness import cases, host, kvm, profiling, results, tables
+    from kvmharness import cases, feasible, host, kvm, profiling, results, tables
 
     chosen = cases.select([case])
     if len(chosen) != 1:
         raise errors.UsageError(f"case {case!r}: names {len(chosen)} cases; name one")
+    if kvm_stat and output:
+        raise errors.UsageError("perf --kvm-stat: perf prints a report; leave --output out")
     if output:
         results.check_writable(output)
     timeout_s = 10 * seconds + 10
+    module = host.vendor_module()
     with kvm.System() as system:
+        reason = feasible.why_not(chosen[0], feasible.limits(system, module))
+        if reason:
+            raise errors.Unavailable(f"perf {chosen[0].name}: {reason}")
         if kvm_stat:
-            report = profiling.kvm_stat(system, chosen[0], host.vendor_module(), timeout_s)
+            report = profiling.kvm_stat(system, chosen[0], module, timeout_s)
             click.echo(report, nl=False)
             return
         profiled = profiling.profile(system, chosen[0], seconds, timeout_s, output)

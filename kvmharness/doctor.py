@@ -99,7 +99,8 @@ def _perf() -> Iterator[Check]:
             stat.end()
         how = "ftrace" if probes.events[0].filter else "kprobes"
         if stat.failure:
-            yield Check("KVM's functions", False, f"{how}: {stat.failure}")
+            mend = "nothing to type: a kernel with CONFIG_KPROBES lets them be counted"
+            yield Check("KVM's functions", False, f"{how}: {stat.failure}", mend)
         else:
             yield Check("KVM's functions", True, f"counted by {how}")
 

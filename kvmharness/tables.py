@@ -71,7 +71,7 @@ def _net(result: CaseResult) -> str:
     net = result.per_op.net if result.per_op else None
     if net is None:
         return "-"
-    if net.unclear or net.ci95 is None:
+    if net.unclear or net.ci95 is None or not net.median:
         return "unclear"
     reach = max(net.ci95[1] - net.median, net.median - net.ci95[0]) / abs(net.median)
     return f"{figure(net.median)} ±{reach:.1%}"
@@ -137,6 +137,11 @@ def _remarks(run: Run) -> list[str]:
     remarks += _by_reason("skipped", skipped)
     if run.finished is None:
         remarks.append("cut short: the run was ended before all samples were taken")
+    remarks += [
+        f"exits of {case.name}: {', '.join(reasons)}"
+        for case in run.cases
+        if (reasons := [f"{r} {n:.2f}" for r, n in case.exit_reasons.items() if n >= SHOWN_FROM])
+    ]
     absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
     return remarks + _by_reason("not counted", absent)
 
@@ -174,7 +179,7 @@ def show(run: Run, out: Console) -> None:
         mark = " *" if result.noisy else ""
         table.add_row(
             Text(result.name + mark), _with_interval(result.per_op), _net(result), tsc, *counters,
-            result.class_ or "-",
+            Text(result.class_ or "-"),
         )  # fmt: skip
     out.print(table)
     settings = run.settings
@@ -185,4 +190,4 @@ def show(run: Run, out: Console) -> None:
         )
     )
     for remark in _remarks(run):
-        out.print(Text(remark))
+        out.print(Text(remark), soft_wrap=True)

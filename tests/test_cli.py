@@ -90,6 +90,26 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
 
 
 @pytest.mark.kvm
+def test_sigterm_is_as_good_as_ctrl_c(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with start(path) as running:
+        running.terminate()
+        running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert results.read(path).cases[0].per_op is not None
+
+
+def test_full_stdout_is_one_line_and_exit_2() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "kvmharness", "run", "--list"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert "stdout: No space left on device" in one_line(done.stderr)
+
+
+@pytest.mark.kvm
 def test_killed_run_leaves_a_readable_file(kvmharness: Call, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with start(path) as running:
@@ -107,6 +127,9 @@ def test_killed_run_leaves_a_readable_file(kvmharness: Call, tmp_path: Path) -> 
         (("run", "-o", "/nonexistent/a.json"), "No such file or directory"),
         (("run", "-o", "/"), "it is a folder"),
         (("run", "--samples", "10000", "--vms", "1"), "use --vms"),
+        (("run", "--timeout", "0.01"), "use --timeout 1 or more"),
+        (("perf", "long64/pio", "--kvm-stat", "-o", "x"), "leave --output out"),
+        (("perf", "nothing/*"), "matches nothing"),
         (("show", "/nonexistent/a.json"), "No such file or directory"),
     ],
 )
@@ -126,8 +149,13 @@ def test_pin_to_a_missing_cpu_is_exit_2(kvmharness: Call) -> None:
     assert "--pin 9999" in one_line(done.stderr)
 
 
-def test_bad_option_is_exit_2_without_a_traceback(kvmharness: Call) -> None:
-    done = kvmharness("run", "--pin", "x")
+@pytest.mark.parametrize(
+    "option", [("--pin", "x"), ("--pin", "²"), ("--timeout", "nan"), ("--pin", "9" * 30)]
+)
+def test_bad_option_is_exit_2_without_a_traceback(
+    kvmharness: Call, option: tuple[str, str]
+) -> None:
+    done = kvmharness("run", *option)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
