@@ -31,11 +31,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Profiled:
-    """`rows` hottest net first; `unit` is "cycles" or "ns"; `ops` were sampled over."""
+    """`rows` hottest net first; `unit` is "cycles" or "ns"; `ops` were sampled over.
+
+    `baseline` is the case that was subtracted, None for `empty` itself.
+    """
 
     rows: list[Row]
     unit: str
     ops: int
+    baseline: str | None
 
 
 def difference(
@@ -80,14 +84,14 @@ def profile(
     )
     if not counts:
         raise Unavailable(f"perf {case.name}: no sample fell into the kernel; raise --seconds")
-    empty: dict[str, int] = {}
-    empty_ops = 0
-    if case.name != case.baseline:
-        (baseline,) = select([case.baseline])
-        _, empty, empty_ops = _measure(
-            system, baseline, seconds, timeout_s, lambda ids: Profile(event, FREQUENCY_HZ, ids)
-        )
-    return Profiled(difference(counts, ops, empty, empty_ops), CLOCKS[event], ops)
+    unit = CLOCKS[event]
+    if case.name == case.baseline:
+        return Profiled(difference(counts, ops, {}, 0), unit, ops, None)
+    (baseline,) = select([case.baseline])
+    _, empty, empty_ops = _measure(
+        system, baseline, seconds, timeout_s, lambda ids: Profile(event, FREQUENCY_HZ, ids)
+    )
+    return Profiled(difference(counts, ops, empty, empty_ops), unit, ops, baseline.name)
 
 
 def kvm_stat(system: System, case: Case, module: str | None, timeout_s: float) -> str:

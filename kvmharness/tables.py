@@ -53,7 +53,8 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     for row in profiled.rows[:top]:
         share = f"{row.net / total:.1%}" if total > 0 else "-"
         table.add_row(figure(row.net), share, figure(row.gross), Text(row.symbol))
-    out.print(Text(f"{name} in the kernel: {figure(total)} {unit}/op net of empty"))
+    of = f" net of {profiled.baseline}" if profiled.baseline else ""
+    out.print(Text(f"{name} in the kernel: {figure(total)} {unit}/op{of}"))
     out.print(table)
     out.print(Text(f"perf samples over {profiled.ops:,} ops; host code only"))
 
