@@ -93,7 +93,10 @@ def probe(command: str = "perf") -> None:
 
 
 def perf_text(arguments: Sequence[str], command: str = "perf") -> str:
-    """Return what `perf ARGUMENTS` prints.  Raises PerfError with its complaint."""
+    """Return what `perf ARGUMENTS` prints.  Raises PerfError with its complaint.
+
+    That is its stdout, or its stderr where the former is empty: `perf kvm` reports there.
+    """
     if shutil.which(command) is None:
         raise PerfError(f"{command} is not installed: apt-get install linux-perf")
     try:
@@ -105,7 +108,7 @@ def perf_text(arguments: Sequence[str], command: str = "perf") -> str:
         raise PerfError(f"{command} {arguments[0]}: {error}") from None
     if done.returncode:
         raise PerfError(f"{command} {arguments[0]}: {_why(done.stderr)}")
-    return done.stdout
+    return done.stdout or done.stderr
 
 
 def _why(stderr: str) -> str:
