@@ -7,6 +7,7 @@ is left out on both sides, because one of them has a fresh process to warm up.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import statistics
 import subprocess
@@ -41,15 +42,23 @@ def bare(program: Path, case: Case, cpu: int, iterations: int) -> tuple[list[int
     return [row[0] + row[1] for row in rows], [x for row in rows for x in row[2:]]
 
 
+def without_proof(name: str) -> guest.Blob:
+    """Return the guest's blob as bare.c runs it: straight into the op, with no proof before."""
+    blob = guest.blob(name)
+    kept = {s: at for s, at in blob.symbols.items() if not s.startswith("prove_")}
+    return dataclasses.replace(blob, symbols=kept)
+
+
 def harness(
     system: System, case: Case, cpu: int, iterations: int
 ) -> tuple[list[int], list[int]]:
     """Do the same with the harness."""
     costs, ticks = [], []
+    blob = without_proof(case.guest)
     with pinned(cpu):
         for _ in range(VMS):
             begin = time.monotonic_ns()
-            machine = Machine(system, case)
+            machine = Machine(system, case, blob=blob)
             created = time.monotonic_ns() - begin
             machine.measure(iterations, 1)
             ticks += machine.measure(iterations, SAMPLES).ticks
