@@ -103,42 +103,38 @@ def test_page_tables_that_leave_the_page_writable_fail_the_proof(system: System)
     assert caught.value.iteration == 0
 
 
-@pytest.mark.kvm
-def test_a_guest_that_drops_the_toggle_fails_the_proof(system: System) -> None:
+def dropping(write: bytes, after: str, skip: int = 0) -> guest.Blob:
+    """Return long64 without one `mov` to CR0: the one of these bytes after a symbol and `skip`."""
     blob = guest.blob("long64")
-    elf = blob.symbols["prove_sets_wp"] - lib.GUEST_CODE
-    write = b"\x0f\x22\xc0"  # mov %rax, %cr0
-    assert blob.code[elf : elf + 3] == write
-    # Of the check's writes, the one that clears WP is dropped.
-    at = blob.code.index(write, elf + 3)
-    broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
+    begin = blob.symbols[after] - lib.GUEST_CODE + skip
+    at = blob.code.index(write, begin)
+    broken = blob.code[:at] + b"\x90" * len(write) + blob.code[at + len(write) :]
+    return dataclasses.replace(blob, code=broken)
+
+
+FROM_RAX, FROM_RBX = b"\x0f\x22\xc0", b"\x0f\x22\xc3"  # mov %rax, %cr0; mov %rbx, %cr0
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize(
+    "blob",
+    [
+        # The check's own write that clears WP, and the op's toggle in the proof's loop.
+        pytest.param(dropping(FROM_RAX, "prove_sets_wp", len(FROM_RAX)), id="check"),
+        pytest.param(dropping(FROM_RBX, "prove_cr0_wp"), id="op"),
+    ],
+)
+def test_a_guest_that_drops_a_toggle_fails_the_proof(system: System, blob: guest.Blob) -> None:
     with (
-        Machine(system, TOGGLE, blob=dataclasses.replace(blob, code=broken)) as machine,
+        Machine(system, TOGGLE, blob=blob) as machine,
         pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 1 where 0 was written last"),
     ):
         machine.prove()
 
 
 @pytest.mark.kvm
-def test_an_op_that_drops_its_toggles_fails_the_proof(system: System) -> None:
-    blob = guest.blob("long64")
-    at = blob.code.index(b"\x0f\x22\xc3", blob.symbols["prove_cr0_wp"] - lib.GUEST_CODE)
-    broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
-    with (
-        Machine(system, TOGGLE, blob=dataclasses.replace(blob, code=broken)) as machine,
-        pytest.raises(KvmIncorrect, match=r"reads as 1 where 0 was written last"),
-    ):
-        machine.prove()
-
-
-@pytest.mark.kvm
 def test_a_fault_inside_the_window_is_a_correctness_failure(system: System) -> None:
-    blob = guest.blob("long64")
-    begin = blob.symbols["op_wx"] - lib.GUEST_CODE
-    at = blob.code.index(b"\x0f\x22\xc3", begin)  # the loop's first mov %rbx, %cr0
-    broken = blob.code[:at] + b"\x90\x90\x90" + blob.code[at + 3 :]
-    case = Case("long64", "wx")
-    with Machine(system, case, blob=dataclasses.replace(blob, code=broken)) as machine:
+    with Machine(system, Case("long64", "wx"), blob=dropping(FROM_RBX, "op_wx")) as machine:
         machine.prove()
         with pytest.raises(KvmIncorrect) as caught:
             machine.measure(PROOF_ITERATIONS, 1)
