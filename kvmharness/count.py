@@ -78,7 +78,7 @@ class Counting:
         except (GuestError, KvmError, Infeasible) as error:
             result.absent["perf"] = str(error)
         for name in result.absent:
-            if name not in {"perf", "kvm.*"}:
+            if name not in {"perf", "kvm.*", "exit_reasons"}:  # those are no counters
                 result.counters.setdefault(name, None)
 
     def _add(self, case: Case, result: CaseResult, wanted: Sequence[perf.Event]) -> None:
