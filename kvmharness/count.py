@@ -53,9 +53,7 @@ class Counting:
         """Plan a pass for those of the events that perf can count here."""
         if not wanted:
             return
-        with closing(PerfStat(wanted)) as stat:
-            stat.begin()
-            stat.end()
+        stat = perf.tried(wanted)
         if stat.failure:
             self.absent.update((event.name, stat.failure) for event in wanted)
             return

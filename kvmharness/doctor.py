@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -15,7 +14,7 @@ from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
 from kvmharness.kvm import System
-from kvmharness.results import Host
+from kvmharness.results import Host, Kvm
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -57,29 +56,27 @@ def _governor(record: Host) -> Check:
     )  # fmt: skip
 
 
+def _questions(found: roles.Roles | Kvm) -> dict[str, roles.Finding]:
+    return {"role layout": found.role_layout, "CR0.WP cure": found.wp_cure}
+
+
 def describe(found: roles.Roles) -> list[str]:
     """Return a line for each of the two questions, with what the answer rests on."""
-    return [
-        _line("role layout", found.role_layout),
-        _line("CR0.WP cure", found.wp_cure),
-    ]
+    return [f"{question}: {_answer(finding)}" for question, finding in _questions(found).items()]
 
 
-def _line(question: str, finding: roles.Finding) -> str:
+def _answer(finding: roles.Finding) -> str:
     answers = {True: "yes", False: "no", None: "unknown"}
     value = finding.value if isinstance(finding.value, str) else answers[finding.value]
     evidence = f" (by {finding.evidence}: {finding.detail})" if finding.evidence else (
         f" ({finding.detail})"
     )
-    return f"{question}: {value}{evidence}"
+    return f"{value}{evidence}"
 
 
 def _roles(record: Host) -> Iterator[Check]:
-    for question, finding in (
-        ("role layout", record.kvm.role_layout), ("CR0.WP cure", record.kvm.wp_cure)
-    ):  # fmt: skip
-        known = finding.value is not None
-        yield Check(question, known, _line(question, finding).partition(": ")[2])
+    for question, finding in _questions(record.kvm).items():
+        yield Check(question, finding.value is not None, _answer(finding))
 
 
 def _perf() -> Iterator[Check]:
@@ -94,9 +91,7 @@ def _perf() -> Iterator[Check]:
         if not probes.events:
             yield Check("KVM's functions", False, next(iter(probes.absent.values())))
             return
-        with closing(perf.PerfStat(probes.events)) as stat:
-            stat.begin()
-            stat.end()
+        stat = perf.tried(probes.events)
         how = "ftrace" if probes.events[0].filter else "kprobes"
         if stat.failure:
             mend = "nothing to type: a kernel with CONFIG_KPROBES lets them be counted"

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -283,6 +284,14 @@ class PerfSource:
         """End perf and remove its files."""
         if self._perf is not None:
             self._perf.close()
+
+
+def tried(events: Sequence[Event]) -> PerfStat:
+    """Count nothing with `events`: its `failure` and `absent` tell what perf can do here."""
+    with closing(PerfStat(events)) as stat:
+        stat.begin()
+        stat.end()
+    return stat
 
 
 class PerfStat(PerfSource):
