@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.cases import OPS, PAGED, Case
-from kvmharness.kvm import HUGE_PAGE, System
+from kvmharness.kvm import System
+from kvmharness.paging import page_size
 
-PAGE = 0x1000
 MEMINFO = Path("/proc/meminfo")
 # What a case's memory may take of what is available: others live here too.
 MEMORY_SHARE = 0.5
@@ -99,7 +99,7 @@ def _too_many(case: Case, here: Limits) -> str | None:
 
 
 def _too_large(case: Case, here: Limits) -> str | None:
-    size = case["pages"] * (HUGE_PAGE if case["huge"] else PAGE) + MEMORY_BESIDES
+    size = case["pages"] * page_size(case) + MEMORY_BESIDES
     if here.memory is None or size <= here.memory * MEMORY_SHARE:
         return None
     return (

@@ -14,8 +14,8 @@ from kvmharness import exits, guest, proof
 from kvmharness.cases import PAGED, Case
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
-from kvmharness.kvm import HUGE_PAGE, System, Vcpu, Vm
-from kvmharness.paging import PAGE, why_no_reload
+from kvmharness.kvm import System, Vcpu, Vm
+from kvmharness.paging import PAGE, page_size, why_no_reload
 from kvmharness.raw import lib
 from kvmharness.threads import VcpuThreads
 
@@ -85,12 +85,10 @@ class Machine:
         self.memory = self.vm.set_user_memory_region(0, 0, lib.GUEST_MEMORY)
         slots = 1
         if case["pages"]:
-            at, size = (
-                (lib.GUEST_HUGE_PAGES, HUGE_PAGE) if case["huge"] else (lib.GUEST_PAGES, PAGE)
-            )
-            self.vm.set_user_memory_region(
-                slots, at, size * case["pages"], huge=bool(case["huge"]), populate=True
-            )
+            at = lib.GUEST_HUGE_PAGES if case["huge"] else lib.GUEST_PAGES
+            size = page_size(case) * case["pages"]
+            huge = bool(case["huge"])
+            self.vm.set_user_memory_region(slots, at, size, huge=huge, populate=True)
             slots += 1
         for slot in range(slots, case["slots"]):
             self.vm.set_user_memory_region(slot, lib.GUEST_SLOTS + 2 * PAGE * slot, PAGE)
@@ -117,11 +115,8 @@ class Machine:
     def _write_parameters(self, vcpu: int) -> None:
         """Fill in what of a vCPU's shared page does not change between measurements."""
         case, page, offset = self.case, guest.shared_page(vcpu), guest.offset(self.case)
-        at, stride = (
-            (lib.GUEST_HUGE_PAGES, HUGE_PAGE)
-            if case["huge"]
-            else (lib.GUEST_PAGES_AT if case.guest in PAGED else lib.GUEST_PAGES, PAGE)
-        )
+        small = lib.GUEST_PAGES_AT if case.guest in PAGED else lib.GUEST_PAGES
+        at = lib.GUEST_HUGE_PAGES if case["huge"] else small
         switch = self.roots.first ^ self.roots.second if self.roots else 0
         barrier = offset + lib.GUEST_SHARED + lib.SHARED_ARRIVED
         for where, form, value in (
@@ -129,7 +124,7 @@ class Machine:
             (lib.SHARED_BARRIER, "<Q", barrier),
             (lib.SHARED_CR3_XOR, "<I", switch),
             (lib.SHARED_TOUCH_AT, "<Q", at),
-            (lib.SHARED_TOUCH_STRIDE, "<I", stride),
+            (lib.SHARED_TOUCH_STRIDE, "<I", page_size(case)),
             (lib.SHARED_TOUCH_PAGES, "<I", case["pages"]),
         ):
             struct.pack_into(form, self.memory, page + where, value)

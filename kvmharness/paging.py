@@ -128,6 +128,11 @@ def _long64(memory: mmap, case: Case) -> Roots:
     return Roots(first | 1 * case["pcid"], second | 2 * case["pcid"], window_entry)
 
 
+def page_size(case: Case) -> int:
+    """Return the bytes of one of the case's @pages."""
+    return HUGE_PAGE if case["huge"] else PAGE
+
+
 def why_no_reload(memory: mmap, case: Case, roots: Roots | None) -> str | None:
     """Return why a guest that has run cannot have its PDPTEs loaded anew, None if it can.
 
