@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from kvmharness.cases import Case
 from kvmharness.errors import UsageError
 from kvmharness.roles import Finding
 
@@ -76,6 +77,11 @@ class CaseResult(msgspec.Struct):
     skipped: str | None = None
     failed: str | None = None
     incorrect: str | None = None
+
+    @property
+    def case(self) -> Case:
+        """The case that was measured."""
+        return Case(self.guest, self.op, self.params)
 
 
 class Slope(msgspec.Struct):

@@ -55,7 +55,7 @@ def _rounds(session: Session, record: Run, output: Path | None, extend: bool) ->
     for _ in range(1, MOST_ROUNDS):
         noisy = {case.name for case in record.cases if case.noisy and not case.failed}
         # A net figure compares what was measured side by side.
-        noisy |= {Case(c.guest, c.op, c.params).baseline for c in record.cases if c.name in noisy}
+        noisy |= {result.case.baseline for result in record.cases if result.name in noisy}
         if not extend or not noisy:
             return
         _follow(session, record, output, vms, noisy)
@@ -71,7 +71,8 @@ def _count(system: System, session: Session, record: Run, output: Path | None) -
             summary.classify_cases(record)
             _save(record, output)
     _progress("")
-    summary.summarise(record)
+    if any(case.incorrect for case in record.cases):
+        summary.summarise(record)  # what was dropped is in no slope; else no sample has changed
 
 
 def _save(record: Run, output: Path | None) -> None:

@@ -151,7 +151,7 @@ def net_slope(
 
 def half_width(interval: Interval) -> float | None:
     """Return the larger one-sided width of the interval as a share of the median."""
-    if interval.ci95 is None or interval.median <= 0:
+    if interval.ci95 is None or not interval.median:
         return None
     lo, hi = interval.ci95
-    return max(hi - interval.median, interval.median - lo) / interval.median
+    return max(hi - interval.median, interval.median - lo) / abs(interval.median)

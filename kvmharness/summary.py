@@ -53,7 +53,7 @@ def _families(run: Run, groups: Groups) -> dict[tuple[str, str], dict[int, CaseR
     for result in run.cases:
         if result.name not in groups:
             continue
-        case = Case(result.guest, result.op, result.params)
+        case = result.case
         for param in SWEPT:
             rest = {k: v for k, v in result.params.items() if k != param.name}
             shared = Case(result.guest, result.op, rest).name
@@ -87,7 +87,7 @@ def classify_cases(run: Run) -> None:
     tdp_mmu = uses_tdp_mmu(run.host.kvm.parameters)
     counters = {case.name: case.counters for case in run.cases}
     for result in run.cases:
-        baseline = Case(result.guest, result.op, result.params).baseline
+        baseline = result.case.baseline
         empty = None if result.name == baseline else counters.get(baseline)
         verdict = classify(result.counters, run.host.kvm.module, tdp_mmu, empty)
         if verdict is not None:
@@ -103,7 +103,7 @@ def summarise(run: Run) -> None:
             continue
         middle = stats.median(own)
         result.per_op = PerOp(middle.median, middle.ci95)
-        baseline = Case(result.guest, result.op, result.params).baseline
+        baseline = result.case.baseline
         if result.name != baseline and baseline in groups:
             result.per_op.net = stats.net(own, groups[baseline])
         if result.tsc_khz:

@@ -72,9 +72,9 @@ def _net(result: CaseResult) -> str:
     net = result.per_op.net if result.per_op else None
     if net is None:
         return "-"
-    if net.unclear or net.ci95 is None or not net.median:
+    reach = stats.half_width(net)
+    if net.unclear or reach is None:
         return "unclear"
-    reach = max(net.ci95[1] - net.median, net.median - net.ci95[0]) / abs(net.median)
     return f"{figure(net.median)} ±{reach:.1%}"
 
 
@@ -168,7 +168,7 @@ def show(run: Run, out: Console) -> None:
             for c in run.cases
         )
     ]
-    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=False)
+    table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("case", no_wrap=True)
     unit = next((c.unit for c in run.cases), "ns")
     for title in (f"{unit}/op [95 % interval]", "net of empty", "tsc/op", *(t for _, t in columns)):
