@@ -16,13 +16,19 @@ from kvmharness.kvm import System, Vcpu, Vm
 from kvmharness.machine import Machine
 
 
-@pytest.mark.kvm
-def test_port_writes_are_counted_one_by_one(system: System) -> None:
-    with Machine(system, Case("long64", "pio")) as machine:
+def counted(system: System, op: str, iterations: int) -> dict[str, int]:
+    """Return KVM's statistics over two samples of an op."""
+    with Machine(system, Case("long64", op)) as machine:
         machine.measure(10, 1)
         with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
-            counts = machine.measure(1000, 2, [stats]).counts
+            counts = machine.measure(iterations, 2, [stats]).counts
     assert stats.absent is None
+    return counts
+
+
+@pytest.mark.kvm
+def test_port_writes_are_counted_one_by_one(system: System) -> None:
+    counts = counted(system, "pio", 1000)
     # Whoever emulates the port write, each one leaves to user space once.
     assert counts["kvm.exits"] >= 2000
     assert counts["kvm.exits"] < 2200
@@ -30,10 +36,7 @@ def test_port_writes_are_counted_one_by_one(system: System) -> None:
 
 @pytest.mark.kvm
 def test_empty_loop_exits_almost_never(system: System) -> None:
-    with Machine(system, Case("long64", "empty")) as machine:
-        machine.measure(10, 1)
-        with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
-            counts = machine.measure(10_000, 2, [stats]).counts
+    counts = counted(system, "empty", 10_000)
     assert counts["kvm.exits"] / 20_000 < 0.01
 
 
@@ -41,10 +44,7 @@ def test_empty_loop_exits_almost_never(system: System) -> None:
 def test_cpuid_exits_on_vmx_and_svm(system: System) -> None:
     if vendor_module() not in {"kvm_intel", "kvm_amd"}:
         pytest.skip(f"{vendor_module()} may emulate CPUID without an exit")
-    with Machine(system, Case("long64", "cpuid")) as machine:
-        machine.measure(10, 1)
-        with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
-            counts = machine.measure(1000, 2, [stats]).counts
+    counts = counted(system, "cpuid", 1000)
     assert counts["kvm.exits"] >= 2000
 
 
