@@ -35,7 +35,8 @@ class _Group(click.Group):
         except OSError as error:
             # What is left in the buffer cannot be written at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            click.echo(f"kvmharness: stdout: {error.strerror}; send it elsewhere", err=True)
+            where = error.filename or "stdout"
+            click.echo(f"kvmharness: {where}: {error.strerror}; send it elsewhere", err=True)
             sys.exit(errors.EXIT_USAGE)
         except errors.HarnessError as error:
             click.echo(f"kvmharness: {error}", err=True)
