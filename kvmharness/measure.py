@@ -20,7 +20,15 @@ from kvmharness.feasible import limits, why_not
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
 from kvmharness.machine import MAX_ITERATIONS, Machine
-from kvmharness.results import CaseResult, Disturbance, Settings, condemn, per_op
+from kvmharness.results import (
+    UNITS,
+    CaseResult,
+    Clock,
+    Disturbance,
+    Settings,
+    condemn,
+    per_op,
+)
 
 # Calibration starts here and multiplies until a sample is long enough to extrapolate.
 FIRST_ITERATIONS = 16
@@ -139,6 +147,17 @@ def calibrate(machine: Machine, target_ms: float) -> int:
         iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
 
 
+def _per_tick(machine: Machine, result: CaseResult) -> float:
+    """Return what one tick of the guest's TSC is in the result's unit.
+
+    An emulated machine that counts instructions has them for ticks: nothing is to be scaled.
+    """
+    if result.unit == UNITS["insn"]:
+        return 1.0
+    result.tsc_khz = machine.tsc_khz
+    return 1e6 / machine.tsc_khz
+
+
 def _one_vm(machine: Machine, account: _Account, settings: Settings, vm: int) -> None:
     """Warm a fresh VM up, take its samples, and add all to the account."""
     result = account.result
@@ -156,9 +175,8 @@ def _one_vm(machine: Machine, account: _Account, settings: Settings, vm: int) ->
         if stats.absent:
             result.absent[f"{PREFIX}*"] = stats.absent
     result.disturbed = _add_disturbance(result.disturbed, before, after)
-    result.tsc_khz = machine.tsc_khz
-    ns_per_tick = 1e6 / machine.tsc_khz
-    result.samples += [round(t * ns_per_tick / iterations, 4) for t in measured.ticks]
+    per_tick = _per_tick(machine, result)
+    result.samples += [round(t * per_tick / iterations, 4) for t in measured.ticks]
     result.vms += [vm] * len(measured.ticks)
     if len(machine.vcpus) > 1:
         per_vm = settings.samples_per_vm
@@ -181,6 +199,7 @@ class Session:
         cases: Sequence[Case],
         settings: Settings,
         opener: Opener = open_machine,
+        clock: Clock = "tsc",
     ) -> None:
         self._system = system
         self._settings = settings
@@ -190,7 +209,8 @@ class Session:
             _Account(
                 case,
                 CaseResult(
-                    case.name, case.guest, case.op, dict(case.params), skipped=why_not(case, here)
+                    case.name, case.guest, case.op, dict(case.params), unit=UNITS[clock],
+                    skipped=why_not(case, here),
                 ),
             )
             for case in cases

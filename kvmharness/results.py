@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -18,6 +19,11 @@ from kvmharness.roles import Finding
 SCHEMA = "kvmharness.run/1"
 # Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
 MOST_PER_OP = 86400e9
+
+# What a sample is made of: the guest's TSC, read as real time, or the instructions that an
+# emulated machine executed.  Figures of different clocks are never compared.
+Clock = Literal["tsc", "insn"]
+UNITS: Mapping[Clock, str] = {"tsc": "ns", "insn": "insn"}
 
 
 class Interval(msgspec.Struct):
@@ -147,6 +153,35 @@ class Cpu(msgspec.Struct):
     mitigations: dict[str, str]
 
 
+class L0(msgspec.Struct):
+    """The machine that ran a lab: its kernel, KVM's vendor module if it has one, and its CPU."""
+
+    name: str
+    kernel: Kernel
+    kvm_module: str | None
+    cpu: Cpu
+    hypervisor: str | None
+
+
+class Lab(msgspec.Struct):
+    """The machine that a kernel under test was booted in, by virtme-ng and QEMU.
+
+    `machine` is its kind: "kvm" (accelerated, nested) or "tcg-svm" (QEMU's software SVM with
+    an instruction counter).  `variant` is how the kernel was asked to be, e.g. "tdp";
+    `kernel` what was named to be booted, `modules` name to sha256 of KVM's modules as loaded.
+    """
+
+    machine: str
+    variant: str
+    kernel: str
+    qemu: str
+    qemu_cpu: str
+    virtme_ng: str
+    memory_mib: int
+    modules: dict[str, str]
+    l0: L0
+
+
 class Host(msgspec.Struct):
     """Where a run was taken: whoever compares two runs starts here."""
 
@@ -160,6 +195,8 @@ class Host(msgspec.Struct):
     nested: bool
     # The signature of CPUID leaf 0x40000000, null on bare metal.
     hypervisor: str | None
+    # Null where no lab was booted: the kernel that was running measured itself.
+    lab: Lab | None = None
 
 
 class Tool(msgspec.Struct):
@@ -191,7 +228,7 @@ class Run(msgspec.Struct):
     settings: Settings
     # The suite's name, or its path as given; null where patterns named the cases.
     suite: str | None = None
-    clock: str = "tsc"
+    clock: Clock = "tsc"
     finished: str | None = None
     cases: list[CaseResult] = []
     slopes: list[Slope] = []
@@ -247,6 +284,8 @@ def _contradiction(run: Run) -> str | None:
             return f"{case.name}: {len(case.samples)} samples of {len(case.vms)} VMs"
         if case.samples and not 0 <= min(case.samples) <= max(case.samples) < MOST_PER_OP:
             return f"{case.name}: a sample is out of range"
+        if case.unit != UNITS[run.clock]:
+            return f"{case.name}: unit {case.unit!r} by the clock {run.clock}"
         if case.tsc_khz is not None and not 0 < case.tsc_khz < MOST_PER_OP:
             return f"{case.name}: tsc_khz is out of range"
     return None

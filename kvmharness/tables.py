@@ -11,7 +11,7 @@ from rich.text import Text
 from kvmharness import stats
 from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE
 from kvmharness.profiling import Profiled
-from kvmharness.results import CaseResult, Host, Interval, Run
+from kvmharness.results import UNITS, CaseResult, Host, Interval, Run
 
 # The counters that say most about a toggle: counter, title, shown even where all are 0.
 COLUMNS = (
@@ -27,6 +27,11 @@ COLUMNS = (
 SHOWN_FROM = 0.005
 # Above this many noisy cases one line speaks for all.
 MOST_NOISY = 4
+# What every table of such figures says.
+INSTRUCTIONS = (
+    "insn: instructions that an emulated machine executed, KVM's instruction decoder included; an "
+    "exit's hardware work is free there. They rank kernels; they are no nanoseconds."
+)
 # Wide enough for every column: a narrow terminal wraps lines, it never loses a figure.
 WIDTH = 180
 
@@ -105,7 +110,13 @@ def head(host: Host) -> Sequence[str]:
         f"CR0.WP cure: {answers[bool(cure.value) if cure.value is not None else None]} "
         f"(by {cure.evidence})"
     )
-    if host.nested:
+    if host.lab:
+        lab = host.lab
+        lines.append(
+            f"lab: {lab.machine} on {lab.l0.name} ({lab.qemu}, -cpu {lab.qemu_cpu}), variant "
+            f"{lab.variant} of {lab.kernel}"
+        )
+    elif host.nested:
         lines.append(
             f"nested: this kernel runs under a hypervisor ({host.hypervisor}), so every exit "
             "may cost more than on bare metal"
@@ -170,16 +181,17 @@ def show(run: Run, out: Console) -> None:
     ]
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("case", no_wrap=True)
-    unit = next((c.unit for c in run.cases), "ns")
-    for title in (f"{unit}/op [95 % interval]", "net of empty", "tsc/op", *(t for _, t in columns)):
+    ticks = ["tsc/op"] if run.clock == "tsc" else []
+    titles = [f"{UNITS[run.clock]}/op [95 % interval]", "net of empty", *ticks]
+    for title in (*titles, *(title for _, title in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("class", no_wrap=True)
     for result in (case for case in run.cases if case.skipped is None):
-        tsc = figure(result.tsc.median) if result.tsc else "-"
+        tsc = [figure(result.tsc.median) if result.tsc else "-" for _ in ticks]
         counters = [_counter(result, name) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
-            Text(result.name + mark), _with_interval(result.per_op), _net(result), tsc, *counters,
+            Text(result.name + mark), _with_interval(result.per_op), _net(result), *tsc, *counters,
             Text(result.class_ or "-"),
         )  # fmt: skip
     out.print(table)
@@ -190,5 +202,7 @@ def show(run: Run, out: Console) -> None:
             f"more; interval over VMs; clock {run.clock}; counters per op"
         )
     )
+    if run.clock == "insn":
+        out.print(Text(INSTRUCTIONS), soft_wrap=True)
     for remark in _remarks(run):
         out.print(Text(remark), soft_wrap=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from kvmharness.results import (
+    L0,
     SCHEMA,
     CaseResult,
     Cpu,
     Host,
     Kernel,
     Kvm,
+    Lab,
     Run,
     Settings,
     Tool,
@@ -62,3 +64,18 @@ def made_up_run() -> Run:
         finished="2026-01-01T00:00:01+00:00",
         cases=[made_up_case("long64/empty", 1.0), made_up_case("long64/cr0_wp", 1000.0)],
     )
+
+
+def made_up_lab_run() -> Run:
+    """Return the same run as if the kernel had been booted in a lab that counts instructions."""
+    run = made_up_run()
+    cpu = run.host.cpu
+    l0 = L0("l0", Kernel("6.18.0", "#1", "x86_64", "quiet"), None, cpu, None)
+    run.host.lab = Lab(
+        "tcg-svm", "tdp", "linux-image-6.1", "QEMU emulator version 7.2.22", "EPYC,+svm", "1.42",
+        1024, {"kvm": "00", "kvm_amd": "11"}, l0,
+    )  # fmt: skip
+    run.clock = "insn"
+    for case in run.cases:
+        case.unit, case.tsc_khz = "insn", None
+    return run

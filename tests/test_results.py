@@ -51,6 +51,14 @@ def test_documented_keys_are_there() -> None:
     assert case["tsc"]["median"] == pytest.approx(2 * case["per_op"]["median"])
 
 
+def test_a_unit_that_is_not_the_clocks_is_refused(tmp_path: Path) -> None:
+    run = made_up_run()
+    run.cases[1].unit = "insn"
+    path = tmp_path / "run.json"
+    results.write(path, run)
+    assert "unit 'insn' by the clock tsc" in read_error(path)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     results.write(path, made_up_run())

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from kvmharness import tables
 from kvmharness.summary import summarise
-from tests.samples import made_up_run
+from tests.samples import made_up_lab_run, made_up_run
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -26,6 +26,12 @@ def test_table_is_the_golden_one() -> None:
     run.cases[0].absent["kvm.*"] = "no such file"
     summarise(run)
     assert rendered(run) == (GOLDEN / "show.txt").read_text()
+
+
+def test_a_lab_says_what_its_figures_are() -> None:
+    run = made_up_lab_run()
+    summarise(run)
+    assert rendered(run) == (GOLDEN / "lab.txt").read_text()
 
 
 def test_every_way_to_end_is_said() -> None:
