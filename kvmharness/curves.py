@@ -8,6 +8,7 @@ from math import log2, log10
 from rich.console import Console
 from rich.text import Text
 
+from kvmharness import tables
 from kvmharness.results import Run, Slope
 from kvmharness.tables import figure
 
@@ -88,3 +89,10 @@ def show(run: Run, out: Console) -> None:
         out.print(Text(f"\n{title}"))
         out.print(Text.from_ansi(_drawing(slope)))
         out.print(Text(_caption(slope)))
+
+
+def print_run(run: Run) -> None:
+    """Print a run whole on stdout: its table, then its curves."""
+    out = tables.console()
+    tables.show(run, out)
+    show(run, out)

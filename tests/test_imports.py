@@ -17,7 +17,8 @@ ORDER = """
     errors cases suites raw exits kvm paging guest proof threads btf kernelfile roles results
     host counters counters.source counters.kvmstats counters.perf counters.events
     counters.functions counters.reasons counters.profile machine feasible measure count
-    profiling classify stats summary running tables curves doctor cli __main__
+    profiling classify stats summary running tables curves doctor commands commands.options
+    commands.run commands.show commands.perf commands.doctor cli __main__
 """.split()
 
 

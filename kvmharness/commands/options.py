@@ -1,0 +1,31 @@
+"""What the commands' options take."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class Number(click.FloatRange):
+    """A range that is not left by what is no number."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail("not a number", param, ctx)
+        return number
+
+
+class Pin(click.ParamType[int]):
+    name = "CPU|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if value == "none":
+            return -1
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdecimal() and len(value) < 7:
+            return int(value)
+        return self.fail(f"{value!r} is neither a CPU's number nor 'none'", param, ctx)

@@ -1,0 +1,47 @@
+"""kvmharness perf."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from kvmharness import errors
+from kvmharness.commands.options import Number
+
+
+@click.command()
+@click.argument("case")
+@click.option(
+    "--seconds", type=Number(0.01, 600), default=1.0, show_default=True,
+    help="How long to sample the case, and as long its `empty`.",
+)  # fmt: skip
+@click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Symbols shown.")
+@click.option("--kvm-stat", is_flag=True, help="Print perf's own `kvm stat` report instead.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep perf.data here.")
+def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | None) -> None:
+    """Show the kernel symbols that one op of CASE spends its time in, net of `empty`.
+
+    Example: kvmharness perf long64/cr0_wp --output perf.data
+    """
+    from kvmharness import cases, feasible, host, kvm, profiling, results, tables
+
+    chosen = cases.select([case])
+    if len(chosen) != 1:
+        raise errors.UsageError(f"case {case!r}: names {len(chosen)} cases; name one")
+    if kvm_stat and output:
+        raise errors.UsageError("perf --kvm-stat: perf prints a report; leave --output out")
+    if output:
+        results.check_writable(output)
+    timeout_s = 10 * seconds + 10
+    module = host.vendor_module()
+    with kvm.System() as system:
+        reason = feasible.why_not(chosen[0], feasible.limits(system, module))
+        if reason:
+            raise errors.Unavailable(f"perf {chosen[0].name}: {reason}")
+        if kvm_stat:
+            report = profiling.kvm_stat(system, chosen[0], module, timeout_s)
+            click.echo(report, nl=False)
+            return
+        profiled = profiling.profile(system, chosen[0], seconds, timeout_s, output)
+    tables.show_profile(profiled, chosen[0].name, top, tables.console())

@@ -1,0 +1,148 @@
+"""kvmharness run."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmharness import errors
+from kvmharness.commands.options import Number, Pin
+
+if TYPE_CHECKING:
+    from kvmharness.cases import Case
+    from kvmharness.results import Run, Settings
+    from kvmharness.suites import Defaults, Suite
+
+
+def _settings(
+    vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
+    quick: bool, precision: float, timeout: float, suite: Defaults | None,
+) -> Settings:  # fmt: skip
+    """Settle how to measure: an option given, else --quick, else the suite, else as usual."""
+    from kvmharness.machine import MAX_SAMPLES
+    from kvmharness.results import Settings
+    from kvmharness.suites import Defaults
+
+    usual = Defaults(5, 30, 1.0) if quick else suite or Defaults()
+    chosen_vms = vms or usual.vms or 10
+    chosen_samples = samples or usual.samples or 100
+    per_vm = -(-chosen_samples // chosen_vms)
+    if per_vm > MAX_SAMPLES:
+        raise errors.UsageError(
+            f"--samples {chosen_samples}: a VM holds {MAX_SAMPLES} samples; "
+            f"use --vms {-(-chosen_samples // MAX_SAMPLES)} or more"
+        )
+    target_ms = usual.target_ms or 3.0
+    if iterations is None and usual.iterations is None and target_ms * per_vm * 2 > timeout * 1e3:
+        raise errors.UsageError(
+            f"--timeout {timeout:g}: {per_vm} samples of {target_ms:g} ms may take longer; "
+            f"use --timeout {math.ceil(target_ms * per_vm * 2 / 1e3)} or more"
+        )
+    cpu = max(os.sched_getaffinity(0)) if pin is None else pin
+    return Settings(
+        vms=chosen_vms,
+        samples_per_vm=per_vm,
+        target_ms=target_ms,
+        iterations=iterations or usual.iterations,
+        cpu=None if cpu < 0 else cpu,
+        precision=precision / 100,
+        timeout_s=timeout,
+    )
+
+
+def _within(suite: Suite, patterns: tuple[str, ...]) -> list[Case]:
+    """Return the suite's cases, those that a pattern names where there are patterns."""
+    for pattern in patterns:
+        if not any(fnmatchcase(case.name, pattern) for case in suite.cases):
+            raise errors.UsageError(
+                f"case {pattern!r}: matches nothing in suite {suite.name}; add --list to see it"
+            )
+    return [
+        case for case in suite.cases
+        if not patterns or any(fnmatchcase(case.name, p) for p in patterns)
+    ]  # fmt: skip
+
+
+@click.command()
+@click.argument("pattern", nargs=-1)
+@click.option(
+    "--suite", "suite_name", metavar="NAME|FILE",
+    help="Measure a suite's cases, as it says: controls, full, quick, scaling, wx or a TOML file.",
+)  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")
+@click.option("--list", "only_list", is_flag=True, help="List the cases and measure nothing.")
+@click.option("--quick", is_flag=True, help="5 VMs, 30 samples of 1 ms: a first look.")
+@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [10]")
+@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [100]")
+@click.option(
+    "--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [calibrated to 3 ms]"
+)
+@click.option("--pin", type=Pin(), help="CPU for the vCPU thread. [the last one allowed]")
+@click.option(
+    "--precision", type=Number(0.01, 100), default=5.0, show_default=True,
+    help="Interval wanted, in % of the median to each side; exit 3 where it was not reached.",
+)  # fmt: skip
+@click.option(
+    "--timeout", type=Number(0.01, 86400), default=10.0, show_default=True,
+    help="Seconds that one measurement may take before its guest is stopped.",
+)  # fmt: skip
+def run(
+    pattern: tuple[str, ...], suite_name: str | None, output: Path | None, as_json: bool,
+    only_list: bool, quick: bool, vms: int | None, samples: int | None, iterations: int | None,
+    pin: int | None, precision: float, timeout: float,
+) -> None:  # fmt: skip
+    """Measure the cases that PATTERN names (all without one) on this kernel.
+
+    With --suite, PATTERN picks among the suite's cases by their whole names.
+
+    Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
+    """
+    from kvmharness import cases, curves, results, running, suites
+
+    suite = suites.load(suite_name) if suite_name is not None else None
+    chosen = _within(suite, pattern) if suite else cases.select(pattern)
+    if only_list:
+        for case in chosen:
+            click.echo(f"{case.name:24} {next(o.about for o in cases.OPS if o.name == case.op)}")
+        return
+    defaults = suite.settings if suite else None
+    settings = _settings(vms, samples, iterations, pin, quick, precision, timeout, defaults)
+    if output:
+        results.check_writable(output)
+    # A number of VMs that somebody chose is kept to; the usual one is a beginning.
+    extend = vms is None and not quick and (defaults is None or defaults.vms is None)
+    record, interrupted = running.measure(
+        chosen, settings, output, extend=extend, suite=suite_name
+    )
+    unwritten = None
+    if output:
+        try:
+            results.write(output, record)
+        except errors.UsageError as error:  # a full disk: the figures still go to stdout
+            unwritten = error
+    if as_json:
+        click.echo(results.encode(record), nl=False)
+    else:
+        curves.print_run(record)
+    if unwritten:
+        raise unwritten
+    sys.exit(errors.EXIT_INTERRUPTED if interrupted else _verdict(record))
+
+
+def _verdict(record: Run) -> int:
+    if any(case.incorrect for case in record.cases):
+        return errors.EXIT_REGRESSION
+    if any(case.failed for case in record.cases):
+        return errors.EXIT_LOST
+    if not any(case.samples for case in record.cases):
+        return errors.EXIT_NOTHING_RAN
+    if any(case.noisy for case in record.cases):
+        return errors.EXIT_UNCLEAR
+    return errors.EXIT_OK
