@@ -5,9 +5,7 @@ It answers with sections and names only; what they mean is for roles.py to say.
 
 from __future__ import annotations
 
-import bz2
 import io
-import lzma
 import mmap
 import os
 import re
@@ -15,19 +13,15 @@ import shutil
 import struct
 import subprocess
 import tarfile
-import tempfile
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
 from kvmharness.errors import UsageError
+from kvmharness.unpacking import LIMIT, Image, unpacker
 
 T = TypeVar("T")
-Image = bytes | mmap.mmap
 
-# A Debian vmlinux unpacks to 60 MiB; the limit only stops what is no kernel at all.
-LIMIT = 512 << 20
 _NAME_MAX = 512
 _SECTIONS = frozenset({".BTF", ".BTF.base", ".modinfo"})
 _MODULE_NAMES = ("kvm.ko", "kvm.ko.xz", "kvm.ko.zst", "kvm.ko.gz")
@@ -55,60 +49,6 @@ class KernelFile(NamedTuple):
     module_btf: bytes | None = None
     module_base_btf: bytes | None = None
     symbols: frozenset[str] | None = None
-
-
-def _stdlib_unpack(make: Callable[[], object]) -> Callable[[Image, str], bytes]:
-    """Return an unpacker; zlib, bz2 and lzma name the two things it needs alike."""
-
-    def unpack(data: Image, name: str) -> bytes:
-        stream = make()
-        try:
-            out: bytes = stream.decompress(data, LIMIT)  # type: ignore[attr-defined]
-        except (zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, MemoryError) as error:
-            raise UsageError(f"unpack {name}: {error}; it is damaged, copy it again") from None
-        if not stream.eof:  # type: ignore[attr-defined]
-            why = "it is cut short" if len(out) < LIMIT else f"more than {LIMIT >> 20} MiB"
-            raise UsageError(f"unpack {name}: {why}; copy it again")
-        return out
-
-    return unpack
-
-
-def _command_unpack(*command: str) -> Callable[[Image, str], bytes]:
-    def unpack(data: Image, name: str) -> bytes:
-        tool = command[0]
-        if shutil.which(tool) is None:
-            raise UsageError(f"unpack {name}: it is packed with {tool}; install {tool}")
-        with tempfile.TemporaryFile() as packed:
-            packed.write(data)
-            packed.seek(0)
-            with subprocess.Popen(
-                command, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            ) as process:
-                assert process.stdout is not None
-                out = process.stdout.read(LIMIT + 1)
-                if len(out) > LIMIT:
-                    process.kill()
-        if process.returncode:
-            raise UsageError(f"unpack {name}: {tool} failed; it is damaged, copy it again")
-        return out
-
-    return unpack
-
-
-_UNPACKERS = (
-    (b"\x1f\x8b", _stdlib_unpack(lambda: zlib.decompressobj(wbits=31))),
-    (b"\xfd7zXZ\0", _stdlib_unpack(lambda: lzma.LZMADecompressor(memlimit=LIMIT))),
-    (b"\x5d\0\0", _stdlib_unpack(lambda: lzma.LZMADecompressor(memlimit=LIMIT))),
-    (b"BZh", _stdlib_unpack(bz2.BZ2Decompressor)),
-    (b"\x28\xb5\x2f\xfd", _command_unpack("zstd", "-dcq")),
-    (b"\x02\x21\x4c\x18", _command_unpack("lz4", "-dcq")),
-    (b"\x89LZO", _command_unpack("lzop", "-dc")),
-)
-
-
-def _unpacker(data: Image) -> Callable[[Image, str], bytes] | None:
-    return next((unpack for magic, unpack in _UNPACKERS if data[: len(magic)] == magic), None)
 
 
 def _functions(symtab: bytes, strings: bytes) -> frozenset[str]:
@@ -176,12 +116,21 @@ def _read_elf(data: Image, name: str) -> KernelFile:
     )
 
 
-def _read_boot_image(data: Image, name: str) -> KernelFile:
-    """Read a bzImage: its header's version, and the vmlinux packed in it.
+class BootImage(NamedTuple):
+    """A bzImage's version as its header tells it, and the vmlinux packed in it."""
+
+    version: str
+    vmlinux: bytes
+
+
+def boot_image(data: Image, name: str) -> BootImage | None:
+    """Unpack a bzImage, None where `data` is none.  Raises UsageError.
 
     Source: the kernel's Documentation/arch/x86/boot.rst, fields setup_sects, kernel_version,
     payload_offset and payload_length.
     """
+    if len(data) <= 0x260 or data[0x202:0x206] != b"HdrS":
+        return None
     version, at = struct.unpack_from("<H6xH", data, 0x206)
     if version < 0x208:
         raise UsageError(f"read {name}: boot protocol {version:#x} is too old; name its kvm.ko")
@@ -189,26 +138,28 @@ def _read_boot_image(data: Image, name: str) -> KernelFile:
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = ((data[0x1F1] or 4) + 1) * 512 + offset
     payload = data[start : start + length]
-    unpack = _unpacker(payload)
+    unpack = unpacker(payload)
     if len(payload) != length or unpack is None:
         why = "its payload is cut short or packed in a way not known"
         raise UsageError(f"read {name}: {why}; name its vmlinux or kvm.ko")
     # All but gzip's are followed by four bytes, the unpacked size, that are no part of it
     # (scripts/Makefile.lib, size_append).
     gzip = payload[:2] == b"\x1f\x8b"
-    found = _read_elf(unpack(payload if gzip else payload[:-4], name), name)
-    return found._replace(release=text.split(" ")[0] or found.release, build=text or found.build)
+    return BootImage(text, unpack(payload if gzip else payload[:-4], name))
 
 
 def read_image(data: Image, name: str) -> KernelFile:
     """Read one file's bytes, packed or not: kvm.ko, vmlinux, or bzImage.  Raises UsageError."""
-    unpack = _unpacker(data)
+    unpack = unpacker(data)
     if unpack is not None:
         data = unpack(data, name)
     if data[:4] == b"\x7fELF":
         return _read_elf(data, name)
-    if len(data) > 0x260 and data[0x202:0x206] == b"HdrS":
-        return _read_boot_image(data, name)
+    image = boot_image(data, name)
+    if image is not None:
+        found = _read_elf(image.vmlinux, name)
+        release = image.version.split(" ")[0] or found.release
+        return found._replace(release=release, build=image.version or found.build)
     raise UsageError(f"read {name}: neither an ELF file nor a bzImage; {_WHAT_TO_NAME}")
 
 

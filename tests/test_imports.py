@@ -14,7 +14,8 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"
 
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
-    errors cases suites raw exits kvm paging guest proof threads btf kernelfile roles results
+    errors cases suites raw exits kvm paging guest proof threads btf unpacking kernelfile roles
+    results
     host counters counters.source counters.kvmstats counters.perf counters.events
     counters.functions counters.reasons counters.profile machine feasible measure count
     profiling classify stats summary running tables curves doctor commands commands.options

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmharness import kernelfile, roles
+from kvmharness import kernelfile, roles, unpacking
 from kvmharness.errors import UsageError
 from tests.test_btf import role_btf
 
@@ -138,7 +138,7 @@ def test_packed_and_cut_short(module: bytes, packer: str) -> None:
 
 
 def test_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernelfile, "LIMIT", 1 << 20)
+    monkeypatch.setattr(unpacking, "LIMIT", 1 << 20)
     for packer in ("gz", "zst"):
         with pytest.raises(UsageError, match="unpack bomb"):
             kernelfile.read_image(PACKERS[packer](bytes(2 << 20)), "bomb")
