@@ -63,6 +63,19 @@ class GuestError(HarnessError):
         self.rip = rip
 
 
+class LabLost(HarnessError):
+    """A kernel under test died, hung, or has no KVM to measure: the lab failed, not a case.
+
+    `console` is the tail of what the kernel said.
+    """
+
+    exit_code = EXIT_LOST
+
+    def __init__(self, what: str, console: str = "") -> None:
+        super().__init__(what)
+        self.console = console
+
+
 class Infeasible(HarnessError):
     """This one case cannot be measured here, as only its guest could show."""
 

@@ -81,7 +81,14 @@ def parse_cpuinfo(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def _cpu() -> Cpu:
+def kernel() -> Kernel:
+    """Return the record of the kernel that runs."""
+    name = os.uname()
+    return Kernel(name.release, name.version, name.machine, read_text(PROC / "cmdline"))
+
+
+def cpu() -> Cpu:
+    """Return the record of the CPU as the kernel describes it."""
     info = parse_cpuinfo(read_text(PROC / "cpuinfo") or "")
     cpus = SYS / "devices/system/cpu"
     smt = read_text(cpus / "smt/active")
@@ -114,15 +121,14 @@ def _memory_bytes() -> int | None:
 
 def record(system: System) -> Host:
     """Return the record of the machine that `system` belongs to."""
-    kernel = os.uname()
     signature = hypervisor()
     with system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
         tsc_khz = vcpu.get_tsc_khz()
     return Host(
         name=platform.node(),
-        kernel=Kernel(kernel.release, kernel.version, kernel.machine, read_text(PROC / "cmdline")),
+        kernel=kernel(),
         kvm=_kvm(system),
-        cpu=_cpu(),
+        cpu=cpu(),
         clocksource=read_text(
             SYS / "devices/system/clocksource/clocksource0/current_clocksource"
         ),

@@ -116,25 +116,24 @@ def _read_elf(data: Image, name: str) -> KernelFile:
     )
 
 
-class BootImage(NamedTuple):
-    """A bzImage's version as its header tells it, and the vmlinux packed in it."""
+def boot_version(data: Image, name: str) -> str | None:
+    """Return what a bzImage's header says of its version, None where `data` is no bzImage.
 
-    version: str
-    vmlinux: bytes
-
-
-def boot_image(data: Image, name: str) -> BootImage | None:
-    """Unpack a bzImage, None where `data` is none.  Raises UsageError.
-
-    Source: the kernel's Documentation/arch/x86/boot.rst, fields setup_sects, kernel_version,
-    payload_offset and payload_length.
+    Raises UsageError.  Source: the kernel's Documentation/arch/x86/boot.rst, kernel_version.
     """
     if len(data) <= 0x260 or data[0x202:0x206] != b"HdrS":
         return None
-    version, at = struct.unpack_from("<H6xH", data, 0x206)
-    if version < 0x208:
-        raise UsageError(f"read {name}: boot protocol {version:#x} is too old; name its kvm.ko")
-    text = data[0x200 + at : 0x200 + at + 512].split(b"\0")[0].decode(errors="replace")
+    protocol, at = struct.unpack_from("<H6xH", data, 0x206)
+    if protocol < 0x208:
+        raise UsageError(f"read {name}: boot protocol {protocol:#x} is too old; name its kvm.ko")
+    return data[0x200 + at : 0x200 + at + 512].split(b"\0")[0].decode(errors="replace")
+
+
+def packed_vmlinux(data: Image, name: str) -> bytes:
+    """Return the vmlinux that a bzImage packs.  Raises UsageError.
+
+    Source: boot.rst as above, setup_sects, payload_offset and payload_length.
+    """
     offset, length = struct.unpack_from("<II", data, 0x248)
     start = ((data[0x1F1] or 4) + 1) * 512 + offset
     payload = data[start : start + length]
@@ -145,7 +144,7 @@ def boot_image(data: Image, name: str) -> BootImage | None:
     # All but gzip's are followed by four bytes, the unpacked size, that are no part of it
     # (scripts/Makefile.lib, size_append).
     gzip = payload[:2] == b"\x1f\x8b"
-    return BootImage(text, unpack(payload if gzip else payload[:-4], name))
+    return unpack(payload if gzip else payload[:-4], name)
 
 
 def read_image(data: Image, name: str) -> KernelFile:
@@ -155,11 +154,11 @@ def read_image(data: Image, name: str) -> KernelFile:
         data = unpack(data, name)
     if data[:4] == b"\x7fELF":
         return _read_elf(data, name)
-    image = boot_image(data, name)
-    if image is not None:
-        found = _read_elf(image.vmlinux, name)
-        release = image.version.split(" ")[0] or found.release
-        return found._replace(release=release, build=image.version or found.build)
+    version = boot_version(data, name)
+    if version is not None:
+        found = _read_elf(packed_vmlinux(data, name), name)
+        release = version.split(" ")[0] or found.release
+        return found._replace(release=release, build=version or found.build)
     raise UsageError(f"read {name}: neither an ELF file nor a bzImage; {_WHAT_TO_NAME}")
 
 
@@ -172,6 +171,16 @@ def _read_file(path: Path) -> KernelFile:
                 return read_image(data, path.name)
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; {_WHAT_TO_NAME}") from None
+
+
+def module_bytes(path: Path) -> bytes:
+    """Return a module's file, unpacked where it is packed.  Raises UsageError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; name a kernel module") from None
+    unpack = unpacker(data)
+    return unpack(data, path.name) if unpack else data
 
 
 def _first_known(values: Iterable[T | None]) -> T | None:

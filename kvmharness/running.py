@@ -7,9 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness import __version__, errors, guest, host, kvm, results, summary
+from kvmharness import collecting, errors, kvm, results, summary
 from kvmharness.cases import Case
-from kvmharness.count import Counting
 from kvmharness.kvm import System
 from kvmharness.measure import Session
 from kvmharness.results import Run, Settings
@@ -25,17 +24,7 @@ def measure(
     """Measure, saving as it goes; return the run and whether it was interrupted."""
     with kvm.System() as system:
         session = Session(system, chosen, settings)
-        record = results.Run(
-            schema=results.SCHEMA,
-            started=results.timestamp(),
-            tool=results.Tool(
-                __version__, {c.guest: guest.blob(c.guest).sha256 for c in chosen}
-            ),
-            host=host.record(system),
-            settings=settings,
-            suite=suite,
-            cases=session.results,
-        )
+        record = collecting.begin(system, session, settings, suite)
         interrupted = False
         try:
             _rounds(session, record, output, extend)
@@ -64,12 +53,14 @@ def _rounds(session: Session, record: Run, output: Path | None, extend: bool) ->
 
 def _count(system: System, session: Session, record: Run, output: Path | None) -> None:
     """Run the counting passes, saving each case."""
-    with contextlib.closing(Counting(system, record.settings)) as counting:
-        for case, result in session.measured:
-            _progress(f"counting {case.name}")
-            counting.count(case, result)
-            summary.classify_cases(record)
-            _save(record, output)
+
+    def counted() -> None:
+        summary.classify_cases(record)
+        _save(record, output)
+
+    collecting.count(
+        system, session, record.settings, lambda name: _progress(f"counting {name}"), counted
+    )
     _progress("")
     if any(case.incorrect for case in record.cases):
         summary.summarise(record)  # what was dropped is in no slope; else no sample has changed

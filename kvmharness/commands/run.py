@@ -2,71 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import os
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from kvmharness import errors
 from kvmharness.commands.options import Number, Pin
-
-if TYPE_CHECKING:
-    from kvmharness.cases import Case
-    from kvmharness.results import Run, Settings
-    from kvmharness.suites import Defaults, Suite
-
-
-def _settings(
-    vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
-    quick: bool, precision: float, timeout: float, suite: Defaults | None,
-) -> Settings:  # fmt: skip
-    """Settle how to measure: an option given, else --quick, else the suite, else as usual."""
-    from kvmharness.machine import MAX_SAMPLES
-    from kvmharness.results import Settings
-    from kvmharness.suites import Defaults
-
-    usual = Defaults(5, 30, 1.0) if quick else suite or Defaults()
-    chosen_vms = vms or usual.vms or 10
-    chosen_samples = samples or usual.samples or 100
-    per_vm = -(-chosen_samples // chosen_vms)
-    if per_vm > MAX_SAMPLES:
-        raise errors.UsageError(
-            f"--samples {chosen_samples}: a VM holds {MAX_SAMPLES} samples; "
-            f"use --vms {-(-chosen_samples // MAX_SAMPLES)} or more"
-        )
-    target_ms = usual.target_ms or 3.0
-    if iterations is None and usual.iterations is None and target_ms * per_vm * 2 > timeout * 1e3:
-        raise errors.UsageError(
-            f"--timeout {timeout:g}: {per_vm} samples of {target_ms:g} ms may take longer; "
-            f"use --timeout {math.ceil(target_ms * per_vm * 2 / 1e3)} or more"
-        )
-    cpu = max(os.sched_getaffinity(0)) if pin is None else pin
-    return Settings(
-        vms=chosen_vms,
-        samples_per_vm=per_vm,
-        target_ms=target_ms,
-        iterations=iterations or usual.iterations,
-        cpu=None if cpu < 0 else cpu,
-        precision=precision / 100,
-        timeout_s=timeout,
-    )
-
-
-def _within(suite: Suite, patterns: tuple[str, ...]) -> list[Case]:
-    """Return the suite's cases, those that a pattern names where there are patterns."""
-    for pattern in patterns:
-        if not any(fnmatchcase(case.name, pattern) for case in suite.cases):
-            raise errors.UsageError(
-                f"case {pattern!r}: matches nothing in suite {suite.name}; add --list to see it"
-            )
-    return [
-        case for case in suite.cases
-        if not patterns or any(fnmatchcase(case.name, p) for p in patterns)
-    ]  # fmt: skip
 
 
 @click.command()
@@ -105,15 +47,16 @@ def run(
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
     from kvmharness import cases, curves, results, running, suites
+    from kvmharness.commands import settle
 
     suite = suites.load(suite_name) if suite_name is not None else None
-    chosen = _within(suite, pattern) if suite else cases.select(pattern)
+    chosen = settle.within(suite, pattern) if suite else cases.select(pattern)
     if only_list:
         for case in chosen:
             click.echo(f"{case.name:24} {next(o.about for o in cases.OPS if o.name == case.op)}")
         return
     defaults = suite.settings if suite else None
-    settings = _settings(vms, samples, iterations, pin, quick, precision, timeout, defaults)
+    settings = settle.settings(vms, samples, iterations, pin, quick, precision, timeout, defaults)
     if output:
         results.check_writable(output)
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
@@ -133,16 +76,4 @@ def run(
         curves.print_run(record)
     if unwritten:
         raise unwritten
-    sys.exit(errors.EXIT_INTERRUPTED if interrupted else _verdict(record))
-
-
-def _verdict(record: Run) -> int:
-    if any(case.incorrect for case in record.cases):
-        return errors.EXIT_REGRESSION
-    if any(case.failed for case in record.cases):
-        return errors.EXIT_LOST
-    if not any(case.samples for case in record.cases):
-        return errors.EXIT_NOTHING_RAN
-    if any(case.noisy for case in record.cases):
-        return errors.EXIT_UNCLEAR
-    return errors.EXIT_OK
+    sys.exit(errors.EXIT_INTERRUPTED if interrupted else settle.verdict(record))

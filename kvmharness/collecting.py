@@ -1,0 +1,41 @@
+"""A run without its statistics: what is done on every kernel, in a lab or not, and is light."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+
+from kvmharness import __version__, guest, host, results
+from kvmharness.count import Counting
+from kvmharness.kvm import System
+from kvmharness.measure import Session
+from kvmharness.results import Clock, Run, Settings
+
+
+def begin(
+    system: System, session: Session, settings: Settings, suite: str | None, clock: Clock = "tsc"
+) -> Run:
+    """Return a run that holds the host's record and the session's results, filled as it goes on."""
+    blobs = {result.guest: guest.blob(result.guest).sha256 for result in session.results}
+    return Run(
+        schema=results.SCHEMA,
+        started=results.timestamp(),
+        tool=results.Tool(__version__, blobs),
+        host=host.record(system),
+        settings=settings,
+        suite=suite,
+        clock=clock,
+        cases=session.results,
+    )
+
+
+def count(
+    system: System, session: Session, settings: Settings,
+    before: Callable[[str], None], after: Callable[[], None],
+) -> None:  # fmt: skip
+    """Run the counting passes; `before` hears each case's name, `after` that it was counted."""
+    with closing(Counting(system, settings)) as counting:
+        for case, result in session.measured:
+            before(case.name)
+            counting.count(case, result)
+            after()

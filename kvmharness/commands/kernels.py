@@ -1,0 +1,66 @@
+"""kvmharness kernels: what can be fetched, what was, and what it is."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def kernels() -> None:
+    """List, fetch and show kernels for the lab.
+
+    Example: kvmharness kernels fetch linux-image-6.1.0-56-amd64
+    """
+
+
+@kernels.command("list")
+@click.argument("text", required=False, default="")
+def list_(text: str) -> None:
+    """List Debian's kernel packages that apt's mirror offers (those with TEXT in their names).
+
+    Example: kvmharness kernels list 6.12
+    """
+    from kvmharness.lab import packages
+
+    here = set(packages.fetched())
+    for offer in packages.offers():
+        if text in offer.name:
+            mark = "fetched" if offer.name in here else ""
+            click.echo(f"{offer.name:36} {offer.version:24} {offer.suite:20} {mark}".rstrip())
+
+
+@kernels.command()
+@click.argument("name", nargs=-1, required=True)
+def fetch(name: tuple[str, ...]) -> None:
+    """Fetch and unpack Debian kernel packages into the cache, verified by apt.
+
+    Example: kvmharness kernels fetch linux-image-6.1.0-56-amd64
+    """
+    from kvmharness import errors
+    from kvmharness.lab import kernels as known
+    from kvmharness.lab import packages
+
+    for one in name:
+        if not packages.is_kernel_package(one):
+            raise errors.UsageError(
+                f"kernel {one}: no kernel package's name; `kvmharness kernels list` shows them"
+            )
+        click.echo(packages.fetch(one, known.unpack))
+
+
+@kernels.command()
+@click.argument("kernel")
+def show(kernel: str) -> None:
+    """Show what KERNEL is to the lab: image, modules, and which MMU-role code it has.
+
+    Example: kvmharness kernels show linux-image-6.1.0-56-amd64
+    """
+    from kvmharness import doctor, roles
+    from kvmharness.lab import kernels as known
+
+    found = known.resolve(kernel)
+    click.echo(f"release: {found.release}")
+    click.echo(f"image: {found.image}")
+    click.echo(f"modules: {found.modules or 'none found'}")
+    for line in doctor.describe(roles.of_path(found.modules or found.image)):
+        click.echo(line)

@@ -1,0 +1,135 @@
+"""kvmharness lab: boot kernels and measure inside them."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmharness import errors
+from kvmharness.commands.options import Number
+
+if TYPE_CHECKING:
+    from kvmharness.lab.machines import MachineKind
+    from kvmharness.lab.runs import Plan, Result, Target
+    from kvmharness.results import Settings
+
+
+def _settings(
+    machine: MachineKind, vms: int | None, samples: int | None, iterations: int | None,
+    precision: float, timeout: float,
+) -> Settings:  # fmt: skip
+    """Settle how to measure inside: under the instruction counter nothing is calibrated."""
+    from kvmharness.commands import settle
+    from kvmharness.suites import Defaults
+
+    # Few ops a sample, so that most samples hold no tick of the booted kernel's timer, and the
+    # median is the op's own cost.
+    usual = Defaults(5, 25, None, 100) if machine.clock == "insn" else Defaults(5, 50, 1.0)
+    return settle.settings(vms, samples, iterations, 0, False, precision, timeout, usual)
+
+
+@click.command()
+@click.argument("kernel", nargs=-1, required=True)
+@click.option(
+    "--variant", "variants", multiple=True, metavar="NAME[+mitigations=off]",
+    help="default, tdp, legacy (kvm.tdp_mmu=1 or 0) or shadow (npt=0, ept=0); may be repeated.",
+)  # fmt: skip
+@click.option("--case", "patterns", multiple=True, help="Cases as `run` takes them; repeatable.")
+@click.option("--suite", "suite_name", metavar="NAME|FILE", help="A suite's cases. [quick]")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the run files and logs, KERNEL-VARIANT.json and .log; made if need be.",
+)  # fmt: skip
+@click.option(
+    "--machine", type=click.Choice(["kvm", "tcg-svm"]),
+    help="kvm: nested, needs VMX or SVM here; tcg-svm: emulated. [kvm where it works]",
+)  # fmt: skip
+@click.option(
+    "--kvm-modules", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Load kvm.ko and the vendor's module from this folder in place of the kernel's own.",
+)  # fmt: skip
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
+@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
+@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
+@click.option("--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [100]")
+@click.option("--precision", type=Number(0.01, 100), default=5.0, show_default=True, hidden=True)
+@click.option(
+    "--timeout", type=Number(0.01, 86400), default=100.0, show_default=True,
+    help="Seconds of the booted kernel's clock that one measurement may take.",
+)  # fmt: skip
+def lab(
+    kernel: tuple[str, ...], variants: tuple[str, ...], patterns: tuple[str, ...],
+    suite_name: str | None, output: Path | None, machine: str | None, kvm_modules: Path | None,
+    jobs: int | None, vms: int | None, samples: int | None, iterations: int | None,
+    precision: float, timeout: float,
+) -> None:  # fmt: skip
+    """Boot each KERNEL in each variant, and measure inside it.
+
+    KERNEL is a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed
+    version, or the name of a Debian package, which is fetched.
+
+    Example: kvmharness lab linux-image-6.1.0-56-amd64 --variant tdp --variant shadow -o runs
+    """
+    from kvmharness import cases, suites
+    from kvmharness.commands import settle
+    from kvmharness.lab import kernels, machines, runs
+    from kvmharness.lab import variants as known
+
+    machines.check_tools()
+    kind = machines.choose(machine)
+    if patterns and suite_name is None:
+        chosen = cases.select(patterns)
+    else:
+        suite = suites.load(suite_name or "quick")
+        chosen = settle.within(suite, patterns)
+    settings = _settings(kind, vms, samples, iterations, precision, timeout)
+    wanted = [known.parse(text) for text in variants or ("default",)]
+    targets = [runs.Target(kernels.resolve(name), v) for name in kernel for v in wanted]
+    runs.check_labels(targets)
+    if output:
+        runs.check_folder(output)
+    plan = runs.Plan(chosen, settings, suite_name or "quick", kind, kvm_modules, output)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    sys.exit(_measure(targets, plan, min(jobs, len(targets))))
+
+
+def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
+    from kvmharness.commands import settle
+    from kvmharness.lab import runs, watching
+
+    codes = []
+    with watching.watch(targets) as progress:
+        found = list(runs.measure(targets, plan, jobs, progress))
+    for result in sorted(found, key=lambda r: targets.index(r.target)):
+        _show(result)
+        codes.append(_code(result))
+    return settle.worst(codes)
+
+
+def _show(result: Result) -> None:
+    from kvmharness import curves
+
+    name = result.target.label
+    if result.run is not None:
+        curves.print_run(result.run)
+    if result.skipped:
+        click.echo(f"skipped: {name}: {result.skipped}")
+    if result.lost:
+        for line in result.lost.console.splitlines():
+            click.echo(f"    {line}", err=True)
+        click.echo(f"kvmharness: lost: {result.lost}", err=True)
+    if result.path:
+        click.echo(f"written: {result.path}")
+    click.echo()
+
+
+def _code(result: Result) -> int:
+    from kvmharness.commands import settle
+
+    if result.lost:
+        return errors.EXIT_LOST
+    return settle.verdict(result.run) if result.run else errors.EXIT_NOTHING_RAN

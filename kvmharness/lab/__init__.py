@@ -1,0 +1,1 @@
+"""Boot a kernel and measure inside it: kernels, variants, machines, and what runs within."""

@@ -1,0 +1,182 @@
+"""Boot a kernel by virtme-ng, run one shell command in it, bound it, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from kvmharness.errors import LabLost, UsageError
+from kvmharness.lab import kernels
+from kvmharness.lab.job import PROGRESS
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import QEMU, MachineKind
+
+MEMORY_MIB = 1024
+CONSOLE = "console.log"
+# No sign of life for so long is a hang: from the outside, since the clock inside may jump.
+SILENT_S = 120.0
+POLL_S = 0.1
+TAIL_LINES = 15
+# What the console says of QEMU and virtme-ng, in every run alike.
+NOISE = ("warning: TCG doesn't support requested feature",)
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What to boot and what to run in it.
+
+    `folder` is shared with the kernel, read and write; `command` is a shell's; `options` go
+    to the kernel command line.  `silent_s` bounds the time between two signs of life.
+    """
+
+    kernel: Kernel
+    machine: MachineKind
+    folder: Path
+    command: str
+    options: Sequence[str] = ()
+    silent_s: float = SILENT_S
+
+
+def _stage(boot: Boot) -> Path:
+    """Lay image and modules out as virtme-ng looks for them; return the image's place."""
+    root = boot.folder / "root"
+    image = root / "boot" / f"vmlinux-{boot.kernel.release}"
+    image.parent.mkdir(parents=True)
+    image.symlink_to(kernels.bootable(boot.kernel).absolute())
+    modules = root / "lib/modules"
+    modules.mkdir(parents=True)
+    if boot.kernel.modules:
+        (modules / boot.kernel.release).symlink_to(boot.kernel.modules.absolute())
+    return image
+
+
+def _shims(folder: Path) -> Path:
+    """Write the QEMU that virtme-ng starts: the real one, which dies with its parent."""
+    qemu = folder / "qemu"
+    real = shutil.which(QEMU)
+    if real is None:
+        raise UsageError(f"lab: no {QEMU}; apt-get install qemu-system-x86")
+    qemu.write_text(f'#!/bin/sh\nexec setpriv --pdeathsig KILL {real} "$@"\n')
+    qemu.chmod(0o755)
+    return qemu
+
+
+def command_line(boot: Boot, image: Path, qemu: Path) -> list[str]:
+    """Return virtme-ng's command: the host's files read-only but for the job's folder."""
+    machine = boot.machine
+    virtme = Path(sys.executable).with_name("virtme-run")
+    if not virtme.is_file():
+        raise UsageError("lab: no virtme-run beside python; pip install virtme-ng")
+    options = ["-cpu", machine.cpu, *machine.options]
+    kernel = [part for option in boot.options for part in ("--kopt", option)]
+    return [
+        str(virtme), "--kimg", str(image), "--mods", "auto", "--qemu-bin", str(qemu),
+        *machine.virtme, "--force-9p", "--disable-microvm", "--memory", f"{MEMORY_MIB}M",
+        "--cpus", "1", "--user", "root", "--show-boot-console", *kernel,
+        *(f"--qemu-opt={option}" for option in options),
+        "--rwdir", f"{boot.folder}={boot.folder}", "--script-sh", boot.command,
+    ]  # fmt: skip
+
+
+class _Console(threading.Thread):
+    """Copies what a pipe says into a file, and keeps its tail."""
+
+    def __init__(self, pipe: IO[bytes], path: Path) -> None:
+        super().__init__(daemon=True)
+        self._pipe, self._path = pipe, path
+        self.heard = time.monotonic()
+
+    def run(self) -> None:
+        with self._path.open("wb") as log:
+            while data := os.read(self._pipe.fileno(), 65536):
+                self.heard = time.monotonic()
+                log.write(data)
+                log.flush()
+
+
+def tail(folder: Path) -> str:
+    """Return the end of what the kernel of a job's folder said, "" where it said nothing."""
+    try:
+        lines = (folder / CONSOLE).read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    said = [line.strip() for line in lines if not any(noise in line for noise in NOISE)]
+    return "\n".join([line for line in said if line][-TAIL_LINES:])
+
+
+def run(boot: Boot, progress: Callable[[str], None]) -> None:
+    """Boot, run the command, and return when the machine is gone, whatever the command left.
+
+    `progress` hears the lines that the inside writes as its progress.  Raises LabLost after
+    silence, UsageError where virtme-ng or QEMU is not there.
+    """
+    folder = boot.folder
+    command = command_line(boot, _stage(boot), _shims(folder))
+    progress("booting")
+    with subprocess.Popen(
+        ["setpriv", "--pdeathsig", "KILL", *command],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, env={**os.environ, "TMPDIR": str(folder)},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        console = _Console(process.stdout, folder / CONSOLE)
+        console.start()
+        _running.add(process)
+        try:
+            _follow(process, console, boot, progress)
+        finally:
+            _kill(process)
+            _running.discard(process)
+            console.join(5)
+
+
+def _follow(
+    process: subprocess.Popen[bytes], console: _Console, boot: Boot,
+    progress: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Wait for the end, passing progress on."""
+    seen = ""
+    heard = time.monotonic()
+    while process.poll() is None:
+        time.sleep(POLL_S)
+        try:
+            line = (boot.folder / PROGRESS).read_text()
+        except OSError:
+            line = ""
+        if line and line != seen:
+            seen, heard = line, time.monotonic()
+            progress(line)
+        if time.monotonic() - max(heard, console.heard) > boot.silent_s:
+            _kill(process)
+            console.join(5)
+            raise LabLost(
+                f"{boot.kernel.named}: silent for {boot.silent_s:g} s while "
+                f"{seen or 'booting'}; see its console",
+                tail(boot.folder),
+            )
+
+
+# What runs now, so that an interrupted harness can end machines that other threads wait for.
+_running: set[subprocess.Popen[bytes]] = set()
+
+
+def stop_all() -> None:
+    """End every machine that is running."""
+    for process in list(_running):
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End virtme-ng; QEMU, its child, dies with it."""
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+

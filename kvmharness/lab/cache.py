@@ -1,0 +1,62 @@
+"""The user's cache folder: kernels unpacked once, and what was made of them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from kvmharness.errors import UsageError
+
+
+def folder(*parts: str) -> Path:
+    """Return a folder of the cache, made if need be.  Raises UsageError."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    # The base directory specification has relative paths ignored.
+    root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    path = root.joinpath("kvmharness", *parts)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cache {path}: {error.strerror}; set XDG_CACHE_HOME to a folder of yours"
+        ) from None
+    return path
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold `path`: two processes that want the same kernel make it once."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def made_once(path: Path, make: Callable[[Path], None]) -> Path:
+    """Return the folder `path`, filled by `make` where it is not there yet: whole or not at all."""
+    with _locked(path.with_name(f".{path.name}.lock")):
+        if path.is_dir():
+            return path
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            make(scratch)
+            scratch.chmod(0o755)
+            scratch.rename(path)
+        except BaseException:
+            shutil.rmtree(scratch, ignore_errors=True)
+            raise
+    return path
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file.  Raises UsageError."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; name a file that can be read") from None

@@ -1,0 +1,129 @@
+"""What runs inside the booted kernel: load KVM, wait for quiet, measure, write what was found.
+
+It is started by lab/boot.py with the folder of the job, which the host shares.  Light: every
+import costs a large multiple of what it does outside.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from kvmharness import collecting, host, kvm, results
+from kvmharness.errors import HarnessError
+from kvmharness.kvm import System
+from kvmharness.lab import variants
+from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Module, Outcome
+from kvmharness.measure import Session
+from kvmharness.results import Run, Settings
+
+PRIORITY = 50
+# Quiet: at most this share of a window went into anything but idling.
+QUIET_SHARE = 0.02
+WINDOW_S = 0.1
+MOST_WINDOWS = 50
+
+
+class _Lost(Exception):
+    """Nothing can be measured in this kernel; the message says why."""
+
+
+def _say(folder: Path, line: str) -> None:
+    (folder / PROGRESS).write_text(line)
+
+
+def _load(folder: Path, module: Module) -> None:
+    if Path("/sys/module", module.name).exists():
+        return  # built in: the kernel command line has its parameters
+    given = [f"{name}={value}" for name, value in module.parameters.items()]
+    done = subprocess.run(
+        ["insmod", str(folder / module.file), *given], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise _Lost(f"{module.name}: {done.stderr.strip() or 'insmod failed'}")
+
+
+def _busy() -> tuple[int, int]:
+    """Return the clock ticks spent on anything but idling, and all of them."""
+    with open("/proc/stat") as file:
+        fields = [int(field) for field in file.readline().split()[1:9]]
+    return sum(fields) - fields[3] - fields[4], sum(fields)
+
+
+def _settle() -> None:
+    """Wait until the booted kernel does nothing of its own, then have the CPU to ourselves."""
+    for _ in range(MOST_WINDOWS):
+        before = _busy()
+        time.sleep(WINDOW_S)
+        busy, total = (now - then for now, then in zip(_busy(), before, strict=True))
+        if total and busy <= total * QUIET_SHARE:
+            break
+    with suppress(OSError):  # a kernel without the limit
+        Path("/proc/sys/kernel/sched_rt_runtime_us").write_text("-1")
+    # perf, our child, must not have it too.
+    policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    os.sched_setscheduler(0, policy, os.sched_param(PRIORITY))
+
+
+def _parameters() -> dict[str, dict[str, str]]:
+    folders = Path("/sys/module").glob("kvm*")
+    return {folder.name: host.read_folder(folder / "parameters") for folder in folders}
+
+
+def _warm_up(system: System, job: Job) -> None:
+    """Measure everything once: the first VM after a boot differs, and is no sample."""
+    once = msgspec.structs.replace(job.settings, vms=1, samples_per_vm=1)
+    for _ in Session(system, job.cases, once, clock=job.clock).measure(1):
+        pass
+
+
+def _measure(folder: Path, job: Job) -> Run:
+    settings: Settings = job.settings
+    with kvm.System() as system:
+        _warm_up(system, job)
+        session = Session(system, job.cases, settings, clock=job.clock)
+        record = collecting.begin(system, session, settings, job.suite, job.clock)
+        for step in session.measure(settings.vms):
+            number = (step.round - 1) * step.cases + step.case
+            _say(folder, f"measuring {number} of {step.rounds * step.cases}: {step.result.name}")
+            if step.case == step.cases:
+                results.write(folder / RUN, record)
+        names = [case.name for case, _ in session.measured]
+        collecting.count(
+            system, session, settings,
+            lambda name: _say(
+                folder, f"counting {names.index(name) + 1} of {len(names)}: {name}"
+            ),
+            lambda: results.write(folder / RUN, record),
+        )  # fmt: skip
+    record.finished = results.timestamp()
+    results.write(folder / RUN, record)
+    return record
+
+
+def _do(folder: Path) -> Outcome:
+    job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+    _say(folder, "loading KVM")
+    for module in job.modules:
+        _load(folder, module)
+    reason = variants.why_not(job.wanted, _parameters())
+    if reason:
+        return Outcome("skipped", reason)
+    _settle()
+    _measure(folder, job)
+    return Outcome("done")
+
+
+def main(folder: Path) -> None:
+    """Do the job in `folder` and leave its outcome there."""
+    _say(folder, "starting")
+    try:
+        outcome = _do(folder)
+    except (_Lost, HarnessError, OSError) as error:
+        outcome = Outcome("lost", str(error))
+    (folder / OUTCOME).write_bytes(msgspec.json.encode(outcome))

@@ -1,0 +1,38 @@
+"""What goes into a lab and what comes out, besides the result file: small JSON files."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from kvmharness.cases import Case
+from kvmharness.results import Clock, Settings
+
+JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
+
+
+class Module(msgspec.Struct, frozen=True):
+    """A kernel module to load: its name, the file's name beside the job, its parameters."""
+
+    name: str
+    file: str
+    parameters: dict[str, str]
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure."""
+
+    modules: list[Module]
+    wanted: dict[str, dict[str, str]]
+    cases: list[Case]
+    settings: Settings
+    clock: Clock
+    suite: str | None
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How it ended inside; `reason` says why it was skipped or lost."""
+
+    state: Literal["done", "skipped", "lost"]
+    reason: str | None = None

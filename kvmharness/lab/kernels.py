@@ -1,0 +1,209 @@
+"""From what a user names to what can be booted: an image and its modules."""
+
+from __future__ import annotations
+
+import io
+import mmap
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import NoteSection
+
+from kvmharness import kernelfile
+from kvmharness.errors import UsageError
+from kvmharness.lab import cache, packages
+
+WHAT_TO_NAME = (
+    "name a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed "
+    "version or a Debian package"
+)
+MODULES = ("lib/modules", "usr/lib/modules")
+BZIMAGE = Path("arch/x86/boot/bzImage")
+# XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h): where QEMU may enter a vmlinux.
+PVH_NOTE = 18
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to boot: its image, the folder of its modules (None: none found), its release.
+
+    `named` is what the user called it, `label` a name fit for a file.
+    """
+
+    named: str
+    label: str
+    image: Path
+    modules: Path | None
+    release: str
+
+
+def depmod(root: Path, release: str) -> None:
+    """Have depmod index lib/modules/RELEASE below `root`.  Raises UsageError."""
+    command = ["depmod", "-b", str(root), release]
+    # Debian keeps it where a user's PATH does not look.
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
+        )
+    except OSError as error:
+        raise UsageError(f"depmod: {error.strerror}; apt-get install kmod") from None
+    if done.returncode:
+        why = done.stderr.strip().partition("\n")[0]
+        raise UsageError(f"depmod {release}: {why}; are these a kernel's modules?")
+
+
+def unpack(debs: list[Path], into: Path) -> None:
+    """Unpack packages into one folder as lib/modules finds them, and index the modules."""
+    for deb in debs:
+        done = subprocess.run(
+            ["dpkg-deb", "-x", str(deb.absolute()), str(into)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode:
+            why = done.stderr.strip().partition("\n")[0].removeprefix("dpkg-deb: error: ")
+            raise UsageError(f"unpack {deb.name}: {why}; is it a whole package?")
+    # From 6.19 on Debian's lie under usr/lib; virtme-ng looks into lib.
+    if not (into / "lib").exists() and (into / "usr/lib/modules").is_dir():
+        (into / "lib").symlink_to("usr/lib")
+    for modules in (into / "lib/modules").glob("*/kernel"):
+        depmod(into, modules.parent.name)
+
+
+def _of_debs(named: str, debs: list[Path]) -> Kernel:
+    if shutil.which("dpkg-deb") is None:
+        raise UsageError(f"kernel {named}: there is no dpkg-deb here; unpack it, name the folder")
+    key = "-".join(cache.digest(deb)[:16] for deb in debs)
+    made = cache.made_once(cache.folder("debs") / key, lambda into: unpack(debs, into))
+    return _of_folder(named, made)
+
+
+@contextmanager
+def _mapped(image: Path) -> Iterator[mmap.mmap]:
+    with image.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise UsageError(f"kernel {image}: it is empty; {WHAT_TO_NAME}")
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield data
+
+
+def _release(image: Path) -> str:
+    """Return the release of a bzImage or vmlinux.  Raises UsageError if it is neither."""
+    with _mapped(image) as data:
+        version = kernelfile.boot_version(data, str(image))
+    release = version.split(" ")[0] if version is not None else kernelfile.read(image).release
+    if not release:
+        raise UsageError(f"kernel {image}: it does not say its release; {WHAT_TO_NAME}")
+    return release
+
+
+def _make_kernel(named: str, image: Path, modules: Path | None, release: str) -> Kernel:
+    return Kernel(named, re.sub(r"[^\w.+-]", "_", release), image, modules, release)
+
+
+def _of_folder(named: str, folder: Path) -> Kernel:
+    """Return the one kernel of an unpacked package."""
+    images = [*folder.glob("boot/vmlinuz-*"), *folder.glob("lib/modules/*/vmlinuz")]
+    images += [] if (folder / "lib").is_symlink() else folder.glob("usr/lib/modules/*/vmlinuz")
+    if len(images) != 1:
+        found = "no vmlinuz" if not images else f"{len(images)} kernels"
+        raise UsageError(
+            f"kernel {named}: {found} in it; {WHAT_TO_NAME}. Debian's packages from 6.19 on are "
+            "split: name the linux-image package itself and let kvmharness fetch the rest"
+        )
+    return _of_image(named, images[0])
+
+
+def _of_image(named: str, image: Path) -> Kernel:
+    """Return the kernel of an image; its modules are looked for beside it, then in the system."""
+    release = _release(image)
+    roots = [*image.absolute().parents, Path("/")]
+    places = [root / where / release for root in roots for where in MODULES]
+    modules = next((place for place in places if (place / "kernel").is_dir()), None)
+    return _make_kernel(named, image, modules, release)
+
+
+def _link_built_modules(tree: Path, release: str, into: Path) -> None:
+    """Lay out what `make modules_install` would install of a build tree, as links."""
+    target = into / "lib/modules" / release
+    target.mkdir(parents=True)
+    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+        if (tree / name).is_file():
+            shutil.copyfile(tree / name, target / name)
+    for path in tree.rglob("*.ko"):
+        link = target / "kernel" / path.relative_to(tree)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(path.absolute())
+    depmod(into, release)
+
+
+def _of_tree(named: str, tree: Path) -> Kernel:
+    image = tree / BZIMAGE
+    if not image.is_file():
+        raise UsageError(f"kernel {named}: no {BZIMAGE} in it; run make in it first")
+    release = _release(image)
+    built = cache.digest(image)[:16]  # a tree that is built again is another kernel
+    made = cache.made_once(
+        cache.folder("trees") / built, lambda into: _link_built_modules(tree, release, into)
+    )
+    modules = made / "lib/modules" / release
+    return _make_kernel(named, image, modules if (modules / "kernel").is_dir() else None, release)
+
+
+def resolve(named: str) -> Kernel:
+    """Return the kernel that a path, an installed version or a Debian package names.
+
+    A package that is not in the cache is fetched.  Raises UsageError.
+    """
+    path = Path(named)
+    try:
+        if path.is_dir():
+            return _of_tree(named, path) if (path / "arch/x86").is_dir() else (
+                _of_folder(named, path)
+            )
+        if path.is_file():
+            return _of_debs(named, [path]) if path.suffix == ".deb" else _of_image(named, path)
+        installed = Path("/boot", f"vmlinuz-{named}")
+        if "/" not in named and installed.is_file():
+            return _of_image(named, installed)
+    except OSError as error:
+        raise UsageError(f"kernel {named}: {error.strerror}; {WHAT_TO_NAME}") from None
+    if "/" in named or not packages.is_kernel_package(named):
+        raise UsageError(f"kernel {named}: no such file, version or package; {WHAT_TO_NAME}")
+    return _of_folder(named, packages.fetch(named, unpack))
+
+
+def _has_pvh_entry(vmlinux: bytes) -> bool:
+    section = ELFFile(io.BytesIO(vmlinux)).get_section_by_name(".notes")
+    notes = section.iter_notes() if isinstance(section, NoteSection) else ()
+    # A type that pyelftools has no name for stays a number.
+    types: list[object] = [note["n_type"] for note in notes if note["n_name"] == "Xen"]
+    return PVH_NOTE in types
+
+
+def bootable(kernel: Kernel) -> Path:
+    """Return the image to boot: the vmlinux that a bzImage packs, where QEMU can enter it.
+
+    Unpacking on an emulated CPU takes seconds; here it is done once and kept.
+    """
+    key = cache.digest(kernel.image)[:16]
+    name = f"vmlinux-{kernel.release}"
+    place = cache.folder("images") / key
+
+    def make(into: Path) -> None:
+        with _mapped(kernel.image) as data:
+            if kernelfile.boot_version(data, kernel.image.name) is None:
+                return
+            vmlinux = kernelfile.packed_vmlinux(data, kernel.image.name)
+        if _has_pvh_entry(vmlinux):
+            (into / name).write_bytes(vmlinux)
+
+    made = cache.made_once(place, make) / name
+    return made if made.is_file() else kernel.image

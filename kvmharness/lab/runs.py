@@ -1,0 +1,224 @@
+"""One result a kernel and variant: prepare the job, boot, and make the run file whole."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Self
+
+import msgspec
+
+from kvmharness import host, results, summary
+from kvmharness.cases import Case
+from kvmharness.errors import LabLost, UsageError
+from kvmharness.lab import boot, cache, machines, modules, pack
+from kvmharness.lab.boot import Boot
+from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
+from kvmharness.lab.kernels import Kernel
+from kvmharness.lab.machines import MachineKind
+from kvmharness.lab.variants import Variant
+from kvmharness.results import L0, Lab, Run, Settings
+
+Progress = Callable[["Target", str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure in every kernel, and how; `output` is where run files and logs go."""
+
+    cases: Sequence[Case]
+    settings: Settings
+    suite: str | None
+    machine: MachineKind
+    kvm_modules: Path | None
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class Target:
+    """One kernel in one variant."""
+
+    kernel: Kernel
+    variant: Variant
+
+    @property
+    def label(self) -> str:
+        """A name fit for files, e.g. 5.10.0-30-amd64-tdp."""
+        return f"{self.kernel.label}-{self.variant.name.replace('=', '_')}"
+
+
+@dataclass
+class Result:
+    """What became of a target: a run, or why there is none; a lost one may have part of a run."""
+
+    target: Target
+    run: Run | None = None
+    skipped: str | None = None
+    lost: LabLost | None = None
+    path: Path | None = None
+
+
+def check_labels(targets: Sequence[Target]) -> None:
+    """Raise UsageError where two targets would have the same name: one file would be lost."""
+    seen: dict[str, Target] = {}
+    for target in targets:
+        other = seen.setdefault(target.label, target)
+        if other is not target:
+            raise UsageError(
+                f"lab: {other.kernel.named} and {target.kernel.named} are both {target.label}; "
+                "measure them by two calls with an --output each"
+            )
+
+
+def check_folder(output: Path) -> None:
+    """Make the folder for run files, or raise UsageError before an hour of measuring."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"write {output}: {error.strerror}; name another folder") from None
+    results.check_writable(output / "run.json")
+
+
+def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
+    here = L0(
+        platform.node(), host.kernel(), host.vendor_module(), host.cpu(), host.hypervisor()
+    )
+    return Lab(
+        machine=plan.machine.name,
+        variant=target.variant.name,
+        kernel=target.kernel.named,
+        qemu=machines.qemu_version(),
+        qemu_cpu=plan.machine.cpu,
+        virtme_ng=version("virtme-ng"),
+        memory_mib=boot.MEMORY_MIB,
+        modules=hashes,
+        l0=here,
+    )
+
+
+class Workshop:
+    """Temporary folders for jobs in the cache, and the pack that all of them unpack.
+
+    What a harness that was killed left there is swept up by the next one.
+    """
+
+    def __init__(self) -> None:
+        home = cache.folder("jobs")
+        for left in home.iterdir():
+            if not Path("/proc", left.name.partition("-")[0]).exists():
+                shutil.rmtree(left, ignore_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=home))
+        pack.write(self._folder / pack.FILE)
+
+    def job(self) -> Path:
+        """Return a new folder that holds the pack."""
+        folder = Path(tempfile.mkdtemp(dir=self._folder))
+        os.link(self._folder / pack.FILE, folder / pack.FILE)
+        return folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _outcome(folder: Path, target: Target) -> Outcome:
+    """Read how it ended inside.  Raises LabLost where the kernel did not come to say."""
+    try:
+        return msgspec.json.decode((folder / OUTCOME).read_bytes(), type=Outcome)
+    except (OSError, msgspec.DecodeError):
+        raise LabLost(
+            f"{target.label}: the machine ended before its job did; see its console",
+            boot.tail(folder),
+        ) from None
+
+
+def _read_run(folder: Path, lab: Lab) -> Run | None:
+    """Return the run as far as it came, completed by what only the host knows."""
+    with suppress(UsageError):
+        run = results.read(folder / RUN)
+        run.host.lab = lab
+        summary.summarise(run)
+        return run
+    return None
+
+
+def _one(target: Target, plan: Plan, folder: Path, progress: Progress) -> Result:
+    """Boot one target and return what became of it."""
+    variant, vendor = target.variant, plan.machine.vendor
+    wanted = variant.parameters(vendor)
+    loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules, folder)
+    job = Job(loaded, wanted, list(plan.cases), plan.settings, plan.machine.clock, plan.suite)
+    (folder / JOB).write_bytes(msgspec.json.encode(job))
+    lab = _lab(target, plan, hashes)
+    try:
+        options = variant.command_line(vendor)
+        boot.run(
+            Boot(target.kernel, plan.machine, folder, pack.start(folder), options),
+            lambda line: progress(target, line),
+        )
+        outcome = _outcome(folder, target)
+    except LabLost as error:
+        return Result(target, _read_run(folder, lab), lost=error)
+    if outcome.state == "skipped":
+        return Result(target, skipped=outcome.reason)
+    if outcome.state == "lost":
+        lost = LabLost(f"{target.label}: {outcome.reason}", boot.tail(folder))
+        return Result(target, _read_run(folder, lab), lost=lost)
+    return Result(target, _read_run(folder, lab))
+
+
+def _keep(result: Result, plan: Plan, folder: Path) -> None:
+    """Copy what the user keeps: the run file and the kernel's log."""
+    if plan.output is None:
+        return
+    log = folder / boot.CONSOLE
+    if log.is_file():
+        shutil.copyfile(log, plan.output / f"{result.target.label}.log")
+    if result.run is not None:
+        result.path = plan.output / f"{result.target.label}.json"
+        results.write(result.path, result.run)
+
+
+def measure(
+    targets: Sequence[Target], plan: Plan, jobs: int, progress: Progress
+) -> Iterator[Result]:
+    """Measure every target, `jobs` at a time; yield each result as it comes.
+
+    One that is lost does not keep the others from being measured.
+    """
+
+    stopping = threading.Event()
+
+    def one(target: Target) -> Result:
+        folder = workshop.job()
+        if stopping.is_set():
+            return Result(target, skipped="interrupted")
+        try:
+            result = _one(target, plan, folder, progress)
+        except LabLost as error:
+            result = Result(target, lost=error)
+        _keep(result, plan, folder)
+        ended = "skipped" if result.skipped else "lost" if result.lost else "done"
+        progress(target, ended)
+        return result
+
+    with Workshop() as workshop, ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(one, target) for target in targets]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        finally:
+            stopping.set()
+            boot.stop_all()
+            pool.shutdown(cancel_futures=True)
