@@ -10,18 +10,23 @@ from kvmharness.count import Counting
 from kvmharness.kvm import System
 from kvmharness.measure import Session
 from kvmharness.results import Clock, Run, Settings
+from kvmharness.roles import Roles
 
 
 def begin(
-    system: System, session: Session, settings: Settings, suite: str | None, clock: Clock = "tsc"
-) -> Run:
-    """Return a run that holds the host's record and the session's results, filled as it goes on."""
+    system: System, session: Session, settings: Settings, suite: str | None,
+    clock: Clock = "tsc", found: Roles | None = None,
+) -> Run:  # fmt: skip
+    """Return a run that holds the host's record and the session's results, filled as it goes on.
+
+    `found` is the kernel's MMU-role code where that is known already.
+    """
     blobs = {result.guest: guest.blob(result.guest).sha256 for result in session.results}
     return Run(
         schema=results.SCHEMA,
         started=results.timestamp(),
         tool=results.Tool(__version__, blobs),
-        host=host.record(system),
+        host=host.record(system, found),
         settings=settings,
         suite=suite,
         clock=clock,

@@ -1,7 +1,7 @@
 """The counting passes: the same cases again, with perf attached and no clock read.
 
-Tracing perturbs, so nothing here goes into a time.  Three passes a case, each on a VM of its
-own: tracepoints, hardware counters, KVM's functions; then exits by reason.
+Tracing perturbs, so nothing here goes into a time.  Two passes a case, each on a VM of its own:
+tracepoints with KVM's functions, and hardware counters; then exits by reason.
 """
 
 from __future__ import annotations
@@ -37,30 +37,40 @@ class Counting:
         self._passes: list[list[perf.Event]] = []
         self.absent: dict[str, str] = {}
         try:
-            perf.probe()
+            self._plan()
         except PerfError as error:
             names = [event.name for event in (*events.TRACEPOINTS, *events.HARDWARE)]
             functions = [events.FUNCTION_PREFIX + name for name in events.FUNCTIONS]
             self.absent = dict.fromkeys([*names, *functions], str(error))
-            return
+
+    def _plan(self) -> None:
+        """Find out what can be counted here.  Raises PerfError where nothing can."""
+        if perf.tracing() is None:
+            perf.probe()  # it mounts tracefs
         tracepoints, self.absent = events.present()
         probes = self._stack.enter_context(Probes())
         self.absent.update(probes.absent)
-        for wanted in (tracepoints, list(events.HARDWARE), probes.events):
-            self._add_pass(wanted)
+        able = self._able([tracepoints, probes.events, list(events.HARDWARE)])
+        # Software events together, since each is counted whatever else is; hardware alone,
+        # since cycles are not.
+        self._passes = [wanted for wanted in ([*able[0], *able[1]], able[2]) if wanted]
 
-    def _add_pass(self, wanted: list[perf.Event]) -> None:
-        """Plan a pass for those of the events that perf can count here."""
-        if not wanted:
-            return
-        stat = perf.tried(wanted)
-        if stat.failure:
-            self.absent.update((event.name, stat.failure) for event in wanted)
-            return
-        self.absent.update(stat.absent)
-        able = [event for event in wanted if event.name not in stat.absent]
-        if able:
-            self._passes.append(able)
+    def _able(self, kinds: list[list[perf.Event]]) -> list[list[perf.Event]]:
+        """Return those of each kind's events that perf can count here; the others are absent.
+
+        Raises PerfError where it counts nothing at all.  All are tried at once, as a start of
+        perf takes long where the CPU is emulated; where that fails, each kind apart.
+        """
+        everything = [event for wanted in kinds for event in wanted]
+        stat = perf.tried(everything)
+        if stat.failure is None:
+            self.absent.update(stat.absent)
+            return [[e for e in wanted if e.name not in stat.absent] for wanted in kinds]
+        if len(kinds) == 1:
+            self.absent.update((event.name, stat.failure) for event in everything)
+            return [[]]
+        perf.probe()
+        return [self._able([wanted])[0] if wanted else [] for wanted in kinds]
 
     def count(self, case: Case, result: CaseResult) -> None:
         """Add to `result` what one op costs in events, functions and exits by reason."""

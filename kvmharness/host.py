@@ -10,6 +10,7 @@ from pathlib import Path
 from kvmharness import raw, roles
 from kvmharness.kvm import System
 from kvmharness.results import Cpu, Host, Kernel, Kvm
+from kvmharness.roles import Roles
 
 SYS = Path("/sys")
 PROC = Path("/proc")
@@ -56,11 +57,10 @@ def hypervisor() -> str | None:
     return signature.decode("ascii", errors="backslashreplace") or "unnamed"
 
 
-def _kvm(system: System) -> Kvm:
+def _kvm(system: System, found: Roles) -> Kvm:
     module = vendor_module()
     names = ["kvm", module] if module else ["kvm"]
     parameters = {name: read_folder(SYS / "module" / name / "parameters") for name in names}
-    found = roles.running()
     return Kvm(
         system.get_api_version(), module, parameters, found.role_layout, found.wp_cure
     )
@@ -119,15 +119,18 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def record(system: System) -> Host:
-    """Return the record of the machine that `system` belongs to."""
+def record(system: System, found: Roles | None = None) -> Host:
+    """Return the record of the machine that `system` belongs to.
+
+    `found` is its MMU-role code where that is known already.
+    """
     signature = hypervisor()
     with system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
         tsc_khz = vcpu.get_tsc_khz()
     return Host(
         name=platform.node(),
         kernel=kernel(),
-        kvm=_kvm(system),
+        kvm=_kvm(system, found or roles.running()),
         cpu=cpu(),
         clocksource=read_text(
             SYS / "devices/system/clocksource/clocksource0/current_clocksource"

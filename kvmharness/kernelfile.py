@@ -274,6 +274,11 @@ def _tree_files(path: Path) -> list[Path]:
     return module + image
 
 
+def read_files(paths: list[Path], name: str) -> KernelFile:
+    """Read the files of one kernel, `name` in errors, its kvm.ko first.  Raises UsageError."""
+    return _joined([_read_file(path) for path in paths], name)
+
+
 def read(path: Path) -> KernelFile:
     """Read what a kernel's file, package or directory holds for roles.py.
 
@@ -283,7 +288,7 @@ def read(path: Path) -> KernelFile:
         files = _tree_files(path)
         if not files:
             raise UsageError(f"read {path}: neither kvm.ko nor vmlinux below; {_WHAT_TO_NAME}")
-        return _joined([_read_file(file) for file in files], str(path))
+        return read_files(files, str(path))
     if path.suffix == ".deb" and path.is_file():
         return _read_deb(path)
     return _read_file(path)

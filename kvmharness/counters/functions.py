@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -45,19 +46,30 @@ class Probes:
         if self._root is None:
             self._give_up("tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing")
             return
-        try:
-            known = symbols(KALLSYMS.read_bytes())
-        except OSError as error:
-            self._give_up(f"{KALLSYMS}: {error.strerror}")
-            return
         self._control = self._root / "kprobe_events"
         self._sweep()
-        add = self._kprobe if self._control.exists() else self._ftrace
-        for function in FUNCTIONS:
-            if function in known:
-                add(function, known[function])
-            else:
-                self._absent(function, "this kernel has no such symbol")
+        if self._control.exists():
+            # Mostly a function has its own name; reading all symbols takes long where the CPU
+            # is emulated.
+            rest = [function for function in FUNCTIONS if self._kprobe(function, function)]
+            self._by_symbol(rest, self._kprobe)
+        else:
+            self._by_symbol(list(FUNCTIONS), self._ftrace)
+
+    def _by_symbol(
+        self, functions: list[str], add: Callable[[str, str], str | None]
+    ) -> None:
+        """Add those of the functions that have a symbol; note why not for the others."""
+        try:
+            known = symbols(KALLSYMS.read_bytes()) if functions else {}
+        except OSError as error:
+            for name in functions:
+                self._absent(name, f"{KALLSYMS}: {error.strerror}")
+            return
+        for name in functions:
+            reason = add(name, known[name]) if name in known else "this kernel has no such symbol"
+            if reason:
+                self._absent(name, reason)
 
     def _absent(self, function: str, reason: str) -> None:
         self.absent[FUNCTION_PREFIX + function] = reason
@@ -87,15 +99,16 @@ class Probes:
                 with suppress(OSError):
                     self._write(f"-:{match.group(1)}")
 
-    def _kprobe(self, function: str, symbol: str) -> None:
+    def _kprobe(self, function: str, symbol: str) -> str | None:
+        """Set a probe; return why it cannot be."""
         probe = f"{GROUP}{owner()}/{function}"
         try:
             self._write(f"p:{probe} {symbol}")
         except OSError as error:
-            self._absent(function, f"kprobe_events: {error.strerror}")
-            return
+            return f"kprobe_events: {error.strerror}"
         self._set.append(probe)
         self.events.append(Event(FUNCTION_PREFIX + function, probe.replace("/", ":")))
+        return None
 
     def _ftrace(self, function: str, symbol: str) -> None:
         event = Event(FUNCTION_PREFIX + function, "ftrace:function", f"ip == {symbol}")

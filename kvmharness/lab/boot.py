@@ -20,6 +20,15 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import QEMU, MachineKind
 
 MEMORY_MIB = 1024
+# Where the booted kernel sees the host's files and the job's folder.
+HOST, JOB_AT = "host", "job"
+# What virtme-ng's init and our command need before, or faster than, the host's own programs.
+APPLETS = (
+    "cat chmod chown env grep hostname insmod ip ln mkdir mount poweroff rmmod sed setsid sh sleep "
+    "su tar umount"
+).split()
+# The self-tests of the crypto code take a third of the boot, and KVM has no part in them.
+OPTIONS = ("cryptomgr.notests",)
 CONSOLE = "console.log"
 # No sign of life for so long is a hang: from the outside, since the clock inside may jump.
 SILENT_S = 120.0
@@ -47,15 +56,39 @@ class Boot:
 
 def _stage(boot: Boot) -> Path:
     """Lay image and modules out as virtme-ng looks for them; return the image's place."""
-    root = boot.folder / "root"
-    image = root / "boot" / f"vmlinux-{boot.kernel.release}"
+    stage = boot.folder / "kernel"
+    image = stage / "boot" / f"vmlinux-{boot.kernel.release}"
     image.parent.mkdir(parents=True)
     image.symlink_to(kernels.bootable(boot.kernel).absolute())
-    modules = root / "lib/modules"
+    modules = stage / "lib/modules"
     modules.mkdir(parents=True)
     if boot.kernel.modules:
         (modules / boot.kernel.release).symlink_to(boot.kernel.modules.absolute())
     return image
+
+
+def _root(folder: Path) -> Path:
+    """Make the booted kernel's root: busybox to start by, and links to all that the host has.
+
+    The host's own root would do, but virtme-ng starts the host's udev and tmpfiles where it
+    sees them: seconds on an emulated CPU, and noise for the kernel that is to fall quiet.  It
+    mounts HOST only after that.
+    """
+    root = folder / "root"
+    for name in ("bin", "dev", "proc", "run", "sys", JOB_AT, HOST):
+        (root / name).mkdir(parents=True)
+    busybox = shutil.which("busybox-static") or shutil.which("busybox")
+    if busybox is None:
+        raise UsageError("lab: no busybox; apt-get install busybox-static")
+    shutil.copyfile(busybox, root / "bin/busybox")
+    (root / "bin/busybox").chmod(0o755)
+    for applet in APPLETS:
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "bin/bash").symlink_to(f"/{HOST}/bin/bash")
+    for entry in Path("/").iterdir():
+        if not (root / entry.name).exists():
+            (root / entry.name).symlink_to(f"/{HOST}/{entry.name}")
+    return root
 
 
 def _shims(folder: Path) -> Path:
@@ -76,13 +109,16 @@ def command_line(boot: Boot, image: Path, qemu: Path) -> list[str]:
     if not virtme.is_file():
         raise UsageError("lab: no virtme-run beside python; pip install virtme-ng")
     options = ["-cpu", machine.cpu, *machine.options]
-    kernel = [part for option in boot.options for part in ("--kopt", option)]
+    kernel = [
+        part for option in (*OPTIONS, *boot.options) for part in ("--kopt", option)
+    ]
     return [
         str(virtme), "--kimg", str(image), "--mods", "auto", "--qemu-bin", str(qemu),
+        "--root", str(_root(boot.folder)), "--rodir", f"/{HOST}=/",
         *machine.virtme, "--force-9p", "--disable-microvm", "--memory", f"{MEMORY_MIB}M",
         "--cpus", "1", "--user", "root", "--show-boot-console", *kernel,
         *(f"--qemu-opt={option}" for option in options),
-        "--rwdir", f"{boot.folder}={boot.folder}", "--script-sh", boot.command,
+        "--rwdir", f"/{JOB_AT}={boot.folder}", "--script-sh", boot.command,
     ]  # fmt: skip
 
 

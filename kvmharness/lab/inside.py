@@ -87,7 +87,9 @@ def _measure(folder: Path, job: Job) -> Run:
     with kvm.System() as system:
         _warm_up(system, job)
         session = Session(system, job.cases, settings, clock=job.clock)
-        record = collecting.begin(system, session, settings, job.suite, job.clock)
+        record = collecting.begin(
+            system, session, settings, job.suite, job.clock, job.roles
+        )
         for step in session.measure(settings.vms):
             number = (step.round - 1) * step.cases + step.case
             _say(folder, f"measuring {number} of {step.rounds * step.cases}: {step.result.name}")
@@ -108,6 +110,7 @@ def _measure(folder: Path, job: Job) -> Run:
 
 def _do(folder: Path) -> Outcome:
     job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
+    Path("/proc/sys/kernel/hostname").write_text("lab")
     _say(folder, "loading KVM")
     for module in job.modules:
         _load(folder, module)

@@ -8,6 +8,7 @@ import msgspec
 
 from kvmharness.cases import Case
 from kvmharness.results import Clock, Settings
+from kvmharness.roles import Roles
 
 JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
 
@@ -21,10 +22,14 @@ class Module(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure."""
+    """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure.
+
+    `roles` is what the kernel's files told of its MMU-role code.
+    """
 
     modules: list[Module]
     wanted: dict[str, dict[str, str]]
+    roles: Roles
     cases: list[Case]
     settings: Settings
     clock: Clock

@@ -10,14 +10,16 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import shlex
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 from importlib.resources import files
 from pathlib import Path
 
-from kvmharness.errors import UsageError
+from kvmharness.lab import boot
 
 # What a run imports late belongs into the pack as well.
 IMPORTS = "kvmharness.lab.inside, kvmharness.counters.profile, platform"
@@ -46,10 +48,24 @@ def _loaded() -> dict[str, Path]:
 
 def _whole(package: Path) -> list[tuple[Path, str]]:
     """Return file and place of all of a package: half a one would hide the other half."""
-    files = (
-        path for kind in ("*.py", "*.so") for path in package.rglob(kind) if "test" not in path.parts
-    )
-    return [(path, str(path.relative_to(package.parent))) for path in files]
+    files = [path for kind in ("*.py", "*.so") for path in package.rglob(kind)]
+    return [(f, str(f.relative_to(package.parent))) for f in files if "test" not in f.parts]
+
+
+def _compiled(path: Path) -> Path | None:
+    """Return where a source's bytecode lies, None where there is none of this very source.
+
+    Source: PEP 552, bytecode that is validated by its source's time and size.
+    """
+    compiled = Path(importlib.util.cache_from_source(path))
+    try:
+        magic, flags, mtime, size = struct.unpack("<4sIII", compiled.read_bytes()[:16])
+    except (OSError, struct.error):
+        return None
+    source = path.stat()
+    of_this = (int(source.st_mtime) & 0xFFFFFFFF, source.st_size & 0xFFFFFFFF)
+    same = magic == importlib.util.MAGIC_NUMBER and flags == 0 and (mtime, size) == of_this
+    return compiled if same else None
 
 
 def _modules() -> list[tuple[Path, str]]:
@@ -62,9 +78,8 @@ def _modules() -> list[tuple[Path, str]]:
             found.append((path, path.name))
     packed = []
     for path, place in found:
-        compiled = Path(importlib.util.cache_from_source(path)) if path.suffix == ".py" else path
-        is_compiled = compiled.is_file() and path.suffix == ".py"
-        packed.append((compiled, f"{place}c") if is_compiled else (path, place))
+        compiled = _compiled(path) if path.suffix == ".py" else None
+        packed.append((compiled, f"{place}c") if compiled else (path, place))
     return packed
 
 
@@ -100,16 +115,14 @@ def write(path: Path) -> None:
             _add_script(tar, "bin/perf", PERF)
 
 
-def start(folder: Path) -> str:
-    """Return the shell command that unpacks the pack of `folder` and starts the inside there."""
-    python = os.path.realpath(sys.executable)
-    if "'" in f"{folder}{python}":
-        raise UsageError(f"lab: {folder} or {python} has a quote in its name; use another folder")
-    code = (
-        f"import sys; sys.path[:0] = [\"{FOLDER}/lib\"]; from pathlib import Path; "
-        "from kvmharness.lab import inside; inside.main(Path(sys.argv[1]))"
+def start() -> str:
+    """Return the shell command that unpacks the job's pack and starts the inside."""
+    python = shlex.quote(f"/{boot.HOST}{os.path.realpath(sys.executable)}")
+    code = shlex.quote(
+        f"import sys; sys.path[:0] = ['{FOLDER}/lib']; from pathlib import Path; "
+        f"from kvmharness.lab import inside; inside.main(Path('/{boot.JOB_AT}'))"
     )
     return (
-        f"mkdir {FOLDER} && tar xf '{folder}/{FILE}' -C {FOLDER} && cd {FOLDER} && "
-        f"export TMPDIR=/run PATH={FOLDER}/bin:$PATH && '{python}' -I -S -c '{code}' '{folder}'"
+        f"mkdir {FOLDER} && cd {FOLDER} && tar xf /{boot.JOB_AT}/{FILE} && "
+        f"export TMPDIR=/run PATH={FOLDER}/bin:$PATH && {python} -I -S -c {code}"
     )

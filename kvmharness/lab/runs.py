@@ -17,7 +17,7 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import host, results, summary
+from kvmharness import host, kernelfile, results, roles, summary
 from kvmharness.cases import Case
 from kvmharness.errors import LabLost, UsageError
 from kvmharness.lab import boot, cache, machines, modules, pack
@@ -27,6 +27,7 @@ from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import MachineKind
 from kvmharness.lab.variants import Variant
 from kvmharness.results import L0, Lab, Run, Settings
+from kvmharness.roles import Roles
 
 Progress = Callable[["Target", str], None]
 
@@ -105,6 +106,14 @@ def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
     )
 
 
+def _roles(kernel: Kernel, overlay: Path | None) -> Roles:
+    """Tell the MMU-role code by the kernel's files: inside it would take seconds."""
+    own = kernel.modules / modules.PLACE if kernel.modules else None
+    place = overlay or own
+    files = sorted(place.glob("kvm.ko*"))[:1] if place else []
+    return roles.roles_of(kernelfile.read_files([*files, kernel.image], kernel.named))
+
+
 class Workshop:
     """Temporary folders for jobs in the cache, and the pack that all of them unpack.
 
@@ -158,13 +167,16 @@ def _one(target: Target, plan: Plan, folder: Path, progress: Progress) -> Result
     variant, vendor = target.variant, plan.machine.vendor
     wanted = variant.parameters(vendor)
     loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules, folder)
-    job = Job(loaded, wanted, list(plan.cases), plan.settings, plan.machine.clock, plan.suite)
+    job = Job(
+        loaded, wanted, _roles(target.kernel, plan.kvm_modules), list(plan.cases), plan.settings,
+        plan.machine.clock, plan.suite,
+    )  # fmt: skip
     (folder / JOB).write_bytes(msgspec.json.encode(job))
     lab = _lab(target, plan, hashes)
     try:
         options = variant.command_line(vendor)
         boot.run(
-            Boot(target.kernel, plan.machine, folder, pack.start(folder), options),
+            Boot(target.kernel, plan.machine, folder, pack.start(), options),
             lambda line: progress(target, line),
         )
         outcome = _outcome(folder, target)
