@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/* bench/*.toml)
 
-.PHONY: bench test lint packages overhead clean
+.PHONY: bench test lint packages overhead reproduce one-patch clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -24,6 +24,14 @@ lint: $(VENV)/built
 # What the harness costs over bare C, on this machine: bench/overhead.py.
 overhead: $(VENV)/built
 	$(BIN)/python bench/overhead.py
+
+# The published figures of CR0.WP toggles beside those of Debian's kernels in the lab.
+reproduce: $(VENV)/built
+	$(BIN)/python bench/reproduce.py
+
+# The cure alone: two builds of one kernel's KVM that differ by one line.
+one-patch: $(VENV)/built
+	$(BIN)/python bench/one_patch.py
 
 packages:
 	@./bench/packages.sh

@@ -22,6 +22,10 @@ need "$python -c 'import ensurepip, venv'" python3-venv
 need "$python -c 'import os, sysconfig; os.stat(sysconfig.get_path(\"include\") + \"/Python.h\")'" python3-dev
 want 'command -v perf' linux-perf
 want 'command -v bpftool' bpftool
+# For the lab.
+want 'command -v qemu-system-x86_64' qemu-system-x86
+want 'busybox --list | grep -qx setsid' busybox-static
+want 'PATH=$PATH:/usr/sbin:/sbin command -v insmod' kmod
 
 [ -n "$missing$optional" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -25,6 +25,22 @@ def why_no_kvm() -> str | None:
     return None
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--lab", metavar="KERNEL", help="Run the KVM tests inside this kernel, booted in a lab."
+    )
+
+
+def pytest_cmdline_main(config: pytest.Config) -> int | None:
+    """With --lab, run nothing here but the same tests inside."""
+    kernel = config.getoption("--lab")
+    if kernel is None:
+        return None
+    from tests.in_lab import run_tests  # noqa: PLC0415 - most runs boot nothing
+
+    return run_tests(kernel, config.getoption("keyword"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = why_no_kvm()
     if reason is None or os.environ.get(REQUIRE) == "1":

@@ -175,6 +175,28 @@ def fetched() -> list[str]:
     return sorted(p.name for p in cache.folder("packages").iterdir() if p.name[0] != ".")
 
 
+def download(names: list[str], into: Path) -> list[Path]:
+    """Download packages of any kind into a folder; return their files.  Raises UsageError.
+
+    apt verifies them by the checksums of the signed lists.
+    """
+    try:
+        done = subprocess.run(
+            ["apt-get", *_updated(), "download", "-qq", *names],
+            cwd=into, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    except OSError as error:
+        raise UsageError(f"fetch {names[0]}: apt-get: {error.strerror}") from None
+    debs = sorted(into.glob("*.deb"))
+    if done.returncode or len(debs) != len(names):
+        why = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
+        raise UsageError(
+            f"fetch {names[0]}: {why.removeprefix('E: ')}; `kvmharness kernels list` shows what "
+            "there is"
+        )
+    return debs
+
+
 def fetch(name: str, unpack: Callable[[list[Path], Path], None]) -> Path:
     """Return the folder of an unpacked package, fetched where it is not in the cache.
 
@@ -182,24 +204,9 @@ def fetch(name: str, unpack: Callable[[list[Path], Path], None]) -> Path:
     """
 
     def make(into: Path) -> None:
-        options = _updated()
-        parts = _parts(options, name)
+        parts = _parts(_updated(), name)
         with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetch-") as scratch:
-            try:
-                done = subprocess.run(
-                    ["apt-get", *options, "download", "-qq", *parts],
-                    cwd=scratch, capture_output=True, text=True, check=False,
-                )  # fmt: skip
-            except OSError as error:
-                raise UsageError(f"kernel {name}: apt-get: {error.strerror}") from None
-            debs = sorted(Path(scratch).glob("*.deb"))
-            if done.returncode or len(debs) != len(parts):
-                why = (done.stderr.strip().splitlines() or ["nothing came"])[-1]
-                raise UsageError(
-                    f"kernel {name}: {why.removeprefix('E: ')}; `kvmharness kernels list` shows "
-                    "what there is"
-                )
-            unpack(debs, into)
+            unpack(download(parts, Path(scratch)), into)
 
     if place(name).is_dir():
         return place(name)
