@@ -1,17 +1,15 @@
 """The measuring path in one file: what runs inside is copied to memory once, then runs there.
 
-A booted kernel reads the host's files through 9p, one round trip a call; the 200 modules
-that a run imports would take longer than the run.  So Python packs what it has loaded itself:
-whatever is missing is still found through 9p.
+A booted kernel reads the host's files through 9p, one round trip a call; to find and read the
+200 modules that a run imports would take longer than the run.  So Python packs what it has
+loaded itself: whatever is missing is still found through 9p.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import io
 import os
 import shlex
-import shutil
 import struct
 import subprocess
 import sys
@@ -27,10 +25,6 @@ IMPORTS = "kvmharness.lab.inside, kvmharness.counters.profile, platform"
 LEFT_OUT = frozenset({"encodings", "_distutils_hack"})
 FILE = "pack.tar"
 FOLDER = "/run/kvmharness"
-# Not for Python: perf may be linked with another libpython of the same name.
-PERF = f"""#!/bin/sh
-LD_LIBRARY_PATH={FOLDER}/perf exec {FOLDER}/perf/perf "$@"
-"""
 
 
 def _loaded() -> dict[str, Path]:
@@ -83,36 +77,13 @@ def _modules() -> list[tuple[Path, str]]:
     return packed
 
 
-def _perf() -> list[Path]:
-    """Return perf's program and libraries: it is started several times a case."""
-    program = shutil.which("perf")
-    if program is None:
-        return []
-    linked = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
-    if linked.returncode:  # a script that looks for the perf of the running kernel
-        return []
-    libraries = [line.split()[2] for line in linked.stdout.splitlines() if "=> /" in line]
-    return [Path(program), *map(Path, libraries)]
-
-
-def _add_script(tar: tarfile.TarFile, name: str, text: str) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(text), 0o755
-    tar.addfile(member, io.BytesIO(text.encode()))
-
-
 def write(path: Path) -> None:
-    """Write the pack, a tar file: Python's modules under lib/, perf's program and libraries."""
+    """Write the pack, a tar file of Python's modules."""
     with tarfile.open(path, "w") as tar:
         for file, place in _modules():
             tar.add(file, f"lib/{place}")
         for blob in Path(str(files("kvmharness") / "blobs")).iterdir():
             tar.add(blob, f"lib/kvmharness/blobs/{blob.name}")
-        perf = _perf()
-        for file in perf:
-            tar.add(os.path.realpath(file), f"perf/{file.name}")
-        if perf:
-            _add_script(tar, "bin/perf", PERF)
 
 
 def start() -> str:
@@ -124,5 +95,5 @@ def start() -> str:
     )
     return (
         f"mkdir {FOLDER} && cd {FOLDER} && tar xf /{boot.JOB_AT}/{FILE} && "
-        f"export TMPDIR=/run PATH={FOLDER}/bin:$PATH && {python} -I -S -c {code}"
+        f"export TMPDIR=/run && {python} -I -S -c {code}"
     )
