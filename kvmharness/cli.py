@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kvmharness import __version__, errors
-from kvmharness.commands import doctor, kernels, lab, perf, run, show
+from kvmharness.commands import compare, doctor, kernels, lab, perf, run, show
 
 
 class _Group(click.Group):
@@ -43,10 +43,13 @@ class _Group(click.Group):
 def main() -> None:
     """Measure what a guest's MMU-role changes cost under Linux KVM.
 
-    Exit codes: 0 ok, 1 KVM is incorrect, 2 usage, 3 unclear or noisy, 4 a guest was lost,
-    77 nothing could run here, 130 interrupted.
+    Exit codes: 0 ok, 1 a regression or KVM is incorrect, 2 usage, 3 unclear or noisy, 4 a
+    guest was lost, 77 nothing could run here, 130 interrupted.
     """
 
 
-for _command in (run.run, lab.lab, kernels.kernels, show.show, perf.perf, doctor.doctor):
+for _command in (
+    run.run, lab.lab, kernels.kernels, show.show,
+    compare.compare, perf.perf, doctor.doctor,
+):  # fmt: skip
     main.add_command(_command)

@@ -11,6 +11,9 @@ EXIT_USAGE = 2
 EXIT_UNCLEAR = 3
 EXIT_LOST = 4
 EXIT_NOTHING_RAN = 77
+# What `git bisect run` understands: skip this commit; anything from 128 on ends the bisection.
+EXIT_BISECT_SKIP = 125
+EXIT_BISECT_ABORT = 128
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 

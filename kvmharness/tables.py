@@ -47,6 +47,11 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
 
 
+def plain(text: str) -> Text:
+    """Return text from a file as text: what is no character to print comes as its escape."""
+    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
 def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     """Print the hottest kernel symbols of a case, a row each."""
     total = sum(row.net for row in profiled.rows)

@@ -1,0 +1,197 @@
+"""`kvmharness compare`: runs of two sides, case by case, to verdicts; docs/comparing.md."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from kvmharness import differences, errors, explain, ratios
+from kvmharness.classify import uses_tdp_mmu
+from kvmharness.explain import Account
+from kvmharness.results import CaseResult, Clock, Run
+from kvmharness.stats import Floats, by_vm
+
+Verdict = ratios.Verdict | Literal["not comparable", "incorrect"]
+
+# The least change that matters, as a share of 1.
+THRESHOLDS: Mapping[Clock, float] = {"tsc": 0.02, "insn": 0.001}
+# By how much two boots of one kernel may differ, where a side has a single one and cannot tell.
+# Under the instruction counter the legacy and the shadow MMU vary more from boot to boot than
+# the TDP MMU does.
+BOOT_TSC = 0.003
+BOOT_INSN_TDP = 0.002
+BOOT_INSN = 0.01
+
+
+class Side(NamedTuple):
+    """One kernel's runs, and what to call them."""
+
+    name: str
+    runs: Sequence[Run]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One case; `found` is None where it is not comparable, `said` the reason or what changed."""
+
+    case: str
+    verdict: Verdict
+    said: str
+    found: ratios.Ratio | None = None
+    accounts: tuple[Account, Account] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """NEW against BASE.
+
+    `compared` and `differing` are lines on the two sides, `left_out` names cases that one side
+    has no figures of, with the reason; `boot` is the allowance for boots, 0 where each side
+    has several.
+    """
+
+    base: str
+    new: str
+    clock: Clock
+    threshold: float
+    boot: float
+    compared: Sequence[str]
+    differing: Sequence[str]
+    rows: Sequence[Row]
+    left_out: Mapping[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """1: NEW is slower or incorrect somewhere; 3: that cannot be excluded; 0: it can."""
+        verdicts = {row.verdict for row in self.rows}
+        if verdicts & {"slower", "incorrect"}:
+            return errors.EXIT_REGRESSION
+        if not verdicts or verdicts & {"unclear", "not comparable"}:
+            return errors.EXIT_UNCLEAR
+        return errors.EXIT_OK
+
+
+def side(name: str, runs: Sequence[Run]) -> Side:
+    """Return a side of one kernel's runs.  Raises UsageError where they are of several."""
+    kernels = dict.fromkeys((differences.kernel(run), run.host.kernel.build) for run in runs)
+    if len(kernels) > 1:
+        named = ", ".join(repr(kernel) for kernel, _ in list(kernels)[:4])
+        raise errors.UsageError(
+            f"compare {name}: holds runs of {len(kernels)} kernels, builds or variants ({named}); "
+            "name the files of one"
+        )
+    return Side(name, runs)
+
+
+def _boot(runs: Sequence[Run]) -> float:
+    if runs[0].clock == "tsc":
+        return BOOT_TSC
+    tdp_mmu = all(uses_tdp_mmu(run.host.kvm.parameters) for run in runs)
+    return BOOT_INSN_TDP if tdp_mmu else BOOT_INSN
+
+
+def _by_case(runs: Sequence[Run]) -> dict[str, list[CaseResult]]:
+    cases: dict[str, list[CaseResult]] = {}
+    for run in runs:
+        for result in run.cases:
+            cases.setdefault(result.name, []).append(result)
+    return cases
+
+
+def _ended(results: Sequence[CaseResult]) -> tuple[str, str] | None:
+    """Return how a side's case ended without figures, and why; None where it has some."""
+    for result in results:
+        if result.incorrect:
+            return "incorrect", result.incorrect
+    # A boot that lost its guest leaves the figures of the others.
+    if any(result.samples for result in results):
+        return None
+    for result in results:
+        if result.failed:
+            return "failed", result.failed
+    return "skipped", next((r.skipped for r in results if r.skipped), "there are no samples")
+
+
+def _blocks(results: Sequence[CaseResult]) -> Floats:
+    return ratios.blocks([by_vm(r.samples, r.vms) for r in results if r.samples])
+
+
+class _Pair:
+    """Two sides on their way to a comparison."""
+
+    def __init__(self, base: Side, new: Side, threshold: float | None) -> None:
+        self.base, self.new = base, new
+        self.old, self.young = _by_case(base.runs), _by_case(new.runs)
+        self.clock = new.runs[0].clock
+        self.threshold = THRESHOLDS[self.clock] if threshold is None else threshold
+        self.boot = _boot([*base.runs, *new.runs])
+        self.why_not = differences.why_not(base.runs, new.runs)
+
+    def left_out(self) -> dict[str, str]:
+        """Return the cases that one side has no figures of, by nobody's fault, and why."""
+        reasons = {}
+        for case in {**self.old, **self.young}:
+            if any(result.incorrect for result in self.young.get(case, [])):
+                continue  # a verdict of its own, whatever BASE has
+            if case not in self.young:
+                reasons[case] = f"only in {self.base.name}"
+            elif case not in self.old:
+                reasons[case] = f"only in {self.new.name}"
+            for cases, name in ((self.old, self.base.name), (self.young, self.new.name)):
+                ended = _ended(cases[case]) if case in cases else None
+                if ended and ended[0] == "skipped":
+                    reasons[case] = f"skipped in {name}: {ended[1]}"
+        return reasons
+
+    def refuse(self, case: str) -> Row | None:
+        """Return the row of a case that cannot be compared, None where it can."""
+        old, young = self.old.get(case, []), self.young[case]
+        for results, name in ((young, self.new.name), (old, self.base.name)):
+            ended = _ended(results)
+            if ended:
+                said = f"{ended[0]} in {name}: {ended[1]}"
+                wrong = ended[0] == "incorrect" and results is young
+                return Row(case, "incorrect" if wrong else "not comparable", said)
+        reason = self.why_not or differences.why_not_guest(
+            self.base.runs, self.new.runs, young[0].guest
+        )
+        return Row(case, "not comparable", reason) if reason else None
+
+    def row(self, case: str, cases: int) -> Row:
+        """Return a case's row; `cases` is how many are compared at once."""
+        old, young = self.old[case], self.young[case]
+        try:
+            found = ratios.ratio(_blocks(old), _blocks(young), cases)
+        except ValueError as error:
+            return Row(case, "not comparable", str(error))
+        several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
+        verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot)
+        accounts = explain.account(old), explain.account(young)
+        said = explain.change(*accounts)
+        if found.ci95 is None:
+            said = "a single VM on a side has no interval: use --vms 5 or more"
+        return Row(case, verdict, said, found, accounts)
+
+
+def compare(base: Side, new: Side, threshold: float | None = None) -> Comparison:
+    """Compare two sides' runs, whose cases are classified; `threshold` is a share of 1.
+
+    Without one it is the clock's.  The intervals of all cases hold together.
+    """
+    pair = _Pair(base, new, threshold)
+    left_out = pair.left_out()
+    common = [case for case in {**pair.old, **pair.young} if case not in left_out]
+    refused = {case: row for case in common if (row := pair.refuse(case))}
+    cases = len(common) - len(refused)
+    return Comparison(
+        base=base.name,
+        new=new.name,
+        clock=pair.clock,
+        threshold=pair.threshold,
+        boot=0.0 if min(len(base.runs), len(new.runs)) > 1 else pair.boot,
+        compared=differences.compared(base.runs, new.runs),
+        differing=differences.differing(base.runs, new.runs),
+        rows=[refused.get(case) or pair.row(case, cases) for case in common],
+        left_out=left_out,
+    )

@@ -1,0 +1,122 @@
+"""What a person reads of a comparison: one sentence, what differs, a line a case."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kvmharness import explain
+from kvmharness.compare import Comparison, Row
+from kvmharness.ratios import Ratio
+from kvmharness.results import UNITS
+from kvmharness.tables import INSTRUCTIONS, figure, plain
+
+COLOURS = {"slower": "red", "incorrect": "red", "faster": "green"}
+
+
+def _ratio(value: float) -> str:
+    # Near 1 the digits behind the point are what one reads.
+    return f"{value:.4f}" if 0.1 <= value < 10 else figure(value)
+
+
+def _with_interval(found: Ratio | None) -> str:
+    if found is None:
+        return "-"
+    if found.ci95 is None:
+        return _ratio(found.ratio)
+    lo, hi = found.ci95
+    return f"{_ratio(found.ratio)} [{_ratio(lo)}, {_ratio(hi)}]"
+
+
+def _percent(share: float) -> str:
+    return f"±{figure(share * 100)} %"
+
+
+def _most_changed(comparison: Comparison) -> Row | None:
+    def size(row: Row) -> float:
+        return abs(math.log(row.found.ratio)) if row.found else 0.0
+
+    changed = [row for row in comparison.rows if row.verdict in ("faster", "slower")]
+    return max(changed, key=size, default=None)
+
+
+def sentence(comparison: Comparison) -> str:
+    """Return what one would tell a maintainer: the case that changed most, and why."""
+    new, base = comparison.new, comparison.base
+    row = _most_changed(comparison)
+    if row and row.found and row.accounts and row.verdict in ("faster", "slower"):
+        factor = max(row.found.ratio, 1 / row.found.ratio)
+        why = explain.cause(*row.accounts, row.verdict)
+        return f"{new} is {factor:.4g}x {row.verdict} at {row.case}{why}"
+    verdicts = {row.verdict for row in comparison.rows}
+    margin = _percent(max(comparison.threshold, comparison.boot))
+    if verdicts == {"same"}:
+        return f"{new} costs the same as {base} in every case, within {margin}"
+    if not verdicts - {"not comparable"}:
+        reasons = {row.said for row in comparison.rows}
+        why = reasons.pop() if len(reasons) == 1 else "no case has figures on both sides"
+        return f"{new} cannot be compared with {base}: {why}"
+    if "incorrect" in verdicts:
+        return f"KVM is incorrect in {new}"
+    return f"{new} is neither faster nor slower than {base} in any case, as far as this shows"
+
+
+def _summary(comparison: Comparison) -> str:
+    counts = Counter(row.verdict for row in comparison.rows)
+    cases = sum(row.found is not None for row in comparison.rows)
+    text = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no case in both"
+    return (
+        f"{text}; ratio NEW / BASE of medians, 95 % intervals of all {cases} cases at once, "
+        f"threshold {_percent(comparison.threshold)}, clock {comparison.clock}"
+    )
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    by_reason: dict[str, list[str]] = {}
+    for case, reason in comparison.left_out.items():
+        by_reason.setdefault(reason, []).append(case)
+    return [f"left out: {', '.join(cases)}: {reason}" for reason, cases in by_reason.items()]
+
+
+def show(comparison: Comparison, out: Console) -> None:
+    """Print a comparison: the sentence, what differs, the table, what to know of it."""
+    unit = UNITS[comparison.clock]
+    lines = [sentence(comparison)]
+    lines.append(f"compared: {'; '.join(comparison.compared) or 'one kernel with itself'}")
+    lines += [f"also differs: {line}" for line in comparison.differing]
+    for line in lines:
+        out.print(plain(line), soft_wrap=True)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("case", no_wrap=True)
+    for title in (f"BASE {unit}/op", f"NEW {unit}/op", "ratio [95 % interval]"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("what KVM did")
+    for row in comparison.rows:
+        costs = (figure(row.found.base), figure(row.found.new)) if row.found else ("-", "-")
+        table.add_row(
+            plain(row.case), *costs, _with_interval(row.found),
+            Text(row.verdict, style=COLOURS.get(row.verdict, "")), plain(row.said),
+        )  # fmt: skip
+    if comparison.rows:
+        out.print(table)
+    remarks = [_summary(comparison), *_left_out(comparison)]
+    if comparison.boot:
+        remarks.append(
+            "one run on a side: the intervals hold the spread between VMs, not between boots, for "
+            f"which {_percent(comparison.boot)} is allowed; folders of several runs would show it"
+        )
+    if any(row.verdict == "unclear" for row in comparison.rows):
+        more = "VMs (--vms)" if comparison.boot else "runs, five or more a side"
+        remarks.append(
+            "unclear: the interval holds changes that matter and others that do not; measure more "
+            f"{more}, or a quieter machine (kvmharness doctor)"
+        )
+    if comparison.clock == "insn":
+        remarks.append(INSTRUCTIONS)
+    for line in remarks:
+        out.print(plain(line), soft_wrap=True)

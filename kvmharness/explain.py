@@ -1,0 +1,122 @@
+"""Why a cost changed: the change of class and of counters, in KVM's words; pure."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from kvmharness.classify import NO, SIGNALS
+from kvmharness.results import CaseResult
+
+Direction = Literal["faster", "slower"]
+
+# What a maintainer looks at, in that order: the words for it, and what it is read from, the
+# first counter that both sides have.
+EVENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("exits", (*SIGNALS["exit"], "kvm.exits")),
+    ("page faults", SIGNALS["fault"]),
+    ("pages new", SIGNALS["new"]),
+    ("pages found", SIGNALS["found"]),
+    ("instructions emulated", SIGNALS["emulated"]),
+    ("root loads", SIGNALS["load"]),
+    ("TLB flushes", ("kvm.tlb_flush",)),
+    ("exits to user space", ("kvm:kvm_userspace_exit",)),
+)
+# A count has changed from here on: what `classify` takes for "not at all", and this share.
+SHARE = 0.05
+# So many counters at most: the others are in the files.
+MOST = 3
+
+# From cheap to dear; a word that is in neither says nothing of the cost.
+HOW = ("no-exit", "exit")
+ROOT = ("kept", "reloaded", "rebuilt")
+BECAUSE = {
+    "no-exit": "the write no longer exits",
+    "exit": "the write exits",
+    **{word: f"the root is {word}" for word in ROOT},
+}
+
+
+@dataclass(frozen=True)
+class Account:
+    """What KVM did for a case on one side: its class (None: mixed or not counted), its counts."""
+
+    class_: str | None
+    counters: Mapping[str, float]
+
+    @property
+    def how(self) -> str:
+        """How the write reached KVM; empty where there is no class."""
+        return (self.class_ or "").partition("/")[0]
+
+    @property
+    def root(self) -> str:
+        """What became of the root; empty where there is no class."""
+        return (self.class_ or "").partition("/")[2]
+
+
+def account(results: Sequence[CaseResult]) -> Account:
+    """Return what several runs of one case saw: their class, and the middle of each counter."""
+    classes = {result.class_ for result in results}
+    counted: dict[str, list[float]] = {}
+    for result in results:
+        for name, value in result.counters.items():
+            if value is not None:
+                counted.setdefault(name, []).append(value)
+    return Account(
+        classes.pop() if len(classes) == 1 else None,
+        {name: statistics.median(values) for name, values in counted.items()},
+    )
+
+
+def _counts(base: Account, new: Account) -> list[tuple[str, float, float]]:
+    """Return the events whose count changed materially: words, count before, count now."""
+    changed = []
+    for words, names in EVENTS:
+        name = next((n for n in names if n in base.counters and n in new.counters), None)
+        if name is not None:
+            a, b = base.counters[name], new.counters[name]
+            if abs(b - a) > max(NO, SHARE * max(abs(a), abs(b))):
+                changed.append((words, a, b))
+    return changed
+
+
+def _count(words: str, a: float, b: float) -> str:
+    return f"{words} {a:.2f} → {b:.2f}"
+
+
+def change(base: Account, new: Account) -> str:
+    """Return what KVM did otherwise, e.g. `root rebuilt → kept; exits 5.00 → 1.00`.
+
+    Where nothing changed it is the class, for what there is to say.
+    """
+    said = []
+    for what, before, now in (("root", base.root, new.root), ("write", base.how, new.how)):
+        if before and now and before != now:
+            said.append(f"{what} {before} → {now}")
+    said += [_count(*event) for event in _counts(base, new)[:MOST]]
+    return "; ".join(said) or new.class_ or "-"
+
+
+def cause(base: Account, new: Account, direction: Direction) -> str:
+    """Return the end of the sentence `NEW is faster at CASE`, with no `because` without proof.
+
+    A class that became cheaper is proof that a case is faster; counters that moved the same
+    way are named; anything else is said not to explain it.
+    """
+    reasons = []
+    for order, before, now in ((ROOT, base.root, new.root), (HOW, base.how, new.how)):
+        if before in order and now in order and before != now:
+            cheaper = order.index(now) < order.index(before)
+            if cheaper == (direction == "faster"):
+                reasons.append(BECAUSE[now])
+    if reasons:
+        return f" because {' and '.join(reasons)} ({base.class_} → {new.class_})"
+    along = [e for e in _counts(base, new) if (e[2] < e[1]) == (direction == "faster")]
+    if along:
+        return f", with {', '.join(_count(*event) for event in along[:MOST])}"
+    if not base.counters or not new.counters:
+        return "; nothing was counted that could say why"
+    return "; the counters do not say why"
