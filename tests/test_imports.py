@@ -19,8 +19,8 @@ ORDER = """
     host counters counters.source counters.kvmstats counters.perf counters.events
     counters.functions counters.reasons counters.profile machine feasible measure count
     profiling classify stats summary running tables curves ratios differences explain compare
-    compare_table doctor commands commands.options commands.run commands.show
-    commands.compare commands.perf commands.doctor cli __main__
+    compare_table expectations doctor commands commands.options commands.run commands.show
+    commands.compare commands.check commands.perf commands.doctor cli __main__
 """.split()
 
 

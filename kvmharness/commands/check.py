@@ -1,0 +1,74 @@
+"""kvmharness check."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmharness import errors
+
+if TYPE_CHECKING:
+    from kvmharness.expectations import Answer
+
+WIDTH = len("incorrect")
+
+
+@contextmanager
+def _ending_with(code: int | None) -> Iterator[None]:
+    """End with `code` where there is one, since `git bisect run` takes our 2 for a bad commit."""
+    try:
+        yield
+    except errors.UsageError as error:
+        if code is None:
+            raise
+        click.echo(f"kvmharness: {error}", err=True)
+        sys.exit(code)
+
+
+def _exit_code(answers: set[Answer], bisect: bool) -> int:
+    if "FAIL" in answers or ("incorrect" in answers and not bisect):
+        return errors.EXIT_REGRESSION
+    if answers == {"ok"}:
+        return errors.EXIT_OK
+    # A KVM that is incorrect has no cost: whoever looks for a cost cannot test it.
+    return errors.EXIT_BISECT_SKIP if bisect else errors.EXIT_UNCLEAR
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--expect", "texts", metavar="EXPR", multiple=True, required=True,
+    help="CASE [net] < NUMBER ns|insn, CASE class GLOB, or CASE COUNTER < NUMBER (per op). CASE "
+    "is a pattern; <=, > and >= work too.",
+)  # fmt: skip
+@click.option(
+    "--bisect", is_flag=True,
+    help="Exit as `git bisect run` wants it: 0 good, 1 bad, 125 this one cannot tell.",
+)  # fmt: skip
+def check(file: Path, texts: tuple[str, ...], bisect: bool) -> None:
+    """Say whether a result file is as expected, a line an expectation and case.
+
+    A cost is decided on its 95 % interval: all of it must lie within the bound.
+
+    Exit codes: 0 all is as expected, 1 something is not, 3 unclear.
+
+    Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
+    """
+    from kvmharness import expectations, results, summary, tables
+
+    with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
+        expected = [expectations.parse(text) for text in texts]
+    with _ending_with(errors.EXIT_BISECT_SKIP if bisect else None):
+        run = results.read(file)
+        summary.summarise(run)  # a killed run's figures may be older than its samples
+        outcomes = [outcome for e in expected for outcome in expectations.check(e, run)]
+    out = tables.console()
+    for found in outcomes:
+        line = f"{found.answer:{WIDTH}}  {found.case} {found.expected}: {found.seen}"
+        out.print(tables.plain(line), soft_wrap=True)
+    sys.exit(_exit_code({found.answer for found in outcomes}, bisect))

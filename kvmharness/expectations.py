@@ -1,0 +1,166 @@
+"""What `kvmharness check --expect` takes: an expectation parsed, and held against a run; pure."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from itertools import product
+from typing import Literal
+
+from kvmharness.errors import UsageError
+from kvmharness.results import UNITS, CaseResult, Interval, Run
+from kvmharness.tables import figure
+
+Answer = Literal["ok", "FAIL", "unclear", "incorrect"]
+
+COMPARE: dict[str, Callable[[float, float], bool]] = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+}  # fmt: skip
+NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?", re.ASCII)
+GRAMMAR = (
+    "write CASE [net] < NUMBER ns|insn, CASE class GLOB or CASE COUNTER < NUMBER "
+    "(with <, <=, > or >=)"
+)
+# What a word of a class that is in doubt may stand for (docs/classes.md).
+HOW = {"unclear": ("no-exit", "exit", "emulated")}
+ROOT = {"unclear": ("kept", "reloaded", "rebuilt"), "kept-or-reloaded": ("kept", "reloaded")}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One `--expect`: of the cases that `pattern` matches, what is `wanted`.
+
+    `what` is "cost", "net", "class" or a counter's name; `wanted` a glob for a class, else
+    the sign and the number; `unit` is the cost's.
+    """
+
+    text: str
+    pattern: str
+    what: str
+    wanted: str
+    bound: float = 0.0
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an expectation for one case; `seen` is the figure or the reason."""
+
+    answer: Answer
+    case: str
+    expected: str
+    seen: str
+
+
+def _number(word: str, text: str) -> float:
+    value = float(word.replace(",", "")) if NUMBER.fullmatch(word) else math.inf
+    if not math.isfinite(value):
+        raise UsageError(f"expect {text!r}: {word!r} is no number; {GRAMMAR}")
+    return value
+
+
+def parse(text: str) -> Expectation:
+    """Parse one expression, e.g. `long64/cr0_wp < 6000 insn`.  Raises UsageError."""
+    words = text.split()
+    match words:
+        case [pattern, "class", glob]:
+            return Expectation(text, pattern, "class", glob)
+        case [pattern, sign, number, unit] if sign in COMPARE and unit in UNITS.values():
+            return Expectation(text, pattern, "cost", sign, _number(number, text), unit)
+        case [pattern, "net", sign, number, unit] if sign in COMPARE and unit in UNITS.values():
+            return Expectation(text, pattern, "net", sign, _number(number, text), unit)
+        case [_, sign, _] | [_, "net", sign, _] if sign in COMPARE:
+            raise UsageError(f"expect {text!r}: a cost needs its unit, ns or insn; {GRAMMAR}")
+        case [pattern, counter, sign, number] if sign in COMPARE and counter not in COMPARE:
+            return Expectation(text, pattern, counter, sign, _number(number, text))
+    raise UsageError(f"expect {text!r}: not understood; {GRAMMAR}")
+
+
+def _may_be(class_: str) -> list[str]:
+    """Return every class that one in doubt may stand for; a certain one is itself."""
+    how, _, root = class_.partition("/")
+    return ["/".join(words) for words in product(HOW.get(how, (how,)), ROOT.get(root, (root,)))]
+
+
+def _agree(answers: Sequence[bool]) -> Answer:
+    if all(answers):
+        return "ok"
+    return "unclear" if any(answers) else "FAIL"
+
+
+def _of_class(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
+    if result.class_ is None:
+        return "unclear", "nothing was counted that gives it a class"
+    fits = [fnmatchcase(class_, expected.wanted) for class_ in _may_be(result.class_)]
+    answer = _agree(fits)
+    evidence = ", ".join(f"{name} {count:.2f}" for name, count in result.class_evidence.items())
+    return answer, result.class_ if answer == "ok" else f"{result.class_} ({evidence})"
+
+
+def _of_counter(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
+    value = result.counters.get(expected.what)
+    if value is None:
+        source = f"{expected.what.partition('.')[0]}.*"
+        reason = result.absent.get(expected.what) or result.absent.get(source)
+        return "unclear", f"not counted: {reason or 'this run has no such counter'}"
+    holds = COMPARE[expected.wanted](value, expected.bound)
+    return ("ok" if holds else "FAIL"), f"{value:.4f} per op"
+
+
+def _of_cost(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
+    cost: Interval | None = result.per_op
+    if expected.what == "net" and result.per_op:
+        cost = result.per_op.net
+    if cost is None:
+        return "unclear", "`empty` with its parameters was not measured; run it too"
+    middle = figure(cost.median)
+    if cost.ci95 is None:
+        return "unclear", f"{middle} {result.unit} of a single VM has no interval; use --vms 5"
+    holds = [COMPARE[expected.wanted](edge, expected.bound) for edge in cost.ci95]
+    lo, hi = map(figure, cost.ci95)
+    return _agree(holds), f"{middle} [{lo}, {hi}] {result.unit}"
+
+
+def _of_case(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
+    if result.incorrect:
+        return "incorrect", f"KVM is incorrect: {result.incorrect}"
+    for kind in ("failed", "skipped"):
+        reason = getattr(result, kind)
+        if reason and not result.samples:
+            return "unclear", f"{kind}: {reason}"
+    if not result.samples:
+        return "unclear", "there are no samples"
+    kinds = {"class": _of_class, "cost": _of_cost, "net": _of_cost}
+    return kinds.get(expected.what, _of_counter)(expected, result)
+
+
+def check(expected: Expectation, run: Run) -> list[Outcome]:
+    """Hold an expectation against every case of a summarised run that it names.
+
+    A cost is decided on its 95 % interval.  Raises UsageError where it names no case, and
+    where its unit is not the run's.
+    """
+    unit = UNITS[run.clock]
+    if expected.unit not in (None, unit):
+        raise UsageError(
+            f"expect {expected.text!r}: this run's unit is {unit}, its clock being {run.clock}; "
+            f"give the bound in {unit}"
+        )
+    _, _, said = expected.text.strip().partition(" ")
+    outcomes = [
+        Outcome(answer, result.name, " ".join(said.split()), seen)
+        for result in run.cases
+        if fnmatchcase(result.name, expected.pattern)
+        for answer, seen in [_of_case(expected, result)]
+    ]
+    if not outcomes:
+        names = ", ".join(repr(result.name) for result in run.cases[:4])
+        raise UsageError(
+            f"expect {expected.text!r}: no case of this run is called so; it has {names or 'none'}"
+            f"{' and others' if len(run.cases) > 4 else ''}"
+        )
+    return outcomes
