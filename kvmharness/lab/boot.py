@@ -29,10 +29,10 @@ APPLETS = (
 ).split()
 # What virtme-ng calls the mount of HOST: the folders shared for writing come first.
 HOST_TAG = "virtme.initmount1"
-# Mounted anew with a cache, which virtme-ng's own lacks: nobody changes the host's files
+# HOST is mounted anew with a cache, which virtme-ng's own lacks: nobody changes the host's files
 # underneath, and every file is opened many times.
-CACHED = (
-    f"umount /{HOST} && mount -t 9p -o "
+PREPARE = (
+    f"hostname lab && umount /{HOST} && mount -t 9p -o "
     f"version=9p2000.L,trans=virtio,msize=524288,cache=loose,ro {HOST_TAG} /{HOST} && "
     f"mount --bind /{HOST}/etc /etc && mount --bind /{HOST}/var /var && "
 )
@@ -127,7 +127,7 @@ def command_line(boot: Boot, image: Path, qemu: Path) -> list[str]:
         *machine.virtme, "--force-9p", "--disable-microvm", "--memory", f"{MEMORY_MIB}M",
         "--cpus", "1", "--user", "root", "--show-boot-console", *kernel,
         *(f"--qemu-opt={option}" for option in options),
-        "--rwdir", f"/{JOB_AT}={boot.folder}", "--script-sh", CACHED + boot.command,
+        "--rwdir", f"/{JOB_AT}={boot.folder}", "--script-sh", PREPARE + boot.command,
     ]  # fmt: skip
 
 
