@@ -17,7 +17,7 @@ BOOLS = {"Y": "1", "N": "0"}
 NOT_AFFECTED = "Not affected"
 # Words of a kernel command line that are listed as parameters, or that only carry a lab's job.
 LISTED = ("kvm.", "kvm_amd.", "kvm_intel.")
-JOB = ("virtme", "init=")
+JOB = ("virtme", "/virtme-init-", "init=")
 
 
 def _text(value: object) -> str:

@@ -22,8 +22,9 @@ ORDER = """
     compare_table expectations doctor
     lab.cache lab.packages lab.kernels lab.modules lab.machines lab.boot lab.pack lab.runs
     lab.watching
-    commands commands.options commands.settle commands.run commands.lab commands.kernels
-    commands.show commands.compare commands.check commands.perf commands.doctor cli __main__
+    commands commands.options commands.settle commands.run commands.lab commands.booting
+    commands.kernels commands.show commands.compare commands.check commands.perf commands.doctor
+    cli __main__
 """.split()
 
 

@@ -171,10 +171,11 @@ def booted(cured: kernels.Kernel, command: str, **options: object) -> Iterator[P
 def test_a_boot_that_hangs_is_lost(cured: kernels.Kernel) -> None:
     stopped = dataclasses.replace(TCG_SVM, options=(*TCG_SVM.options, "-S"))
     with runs.Workshop() as workshop:
-        hung = boot.Boot(cured, stopped, workshop.job(), "true", silent_s=2)
+        folder = workshop.job()
+        hung = boot.Boot(cured, stopped, folder, "true", silent_s=2)
         with pytest.raises(LabLost, match="silent for 2 s while booting"):
             boot.run(hung, lambda line: None)
-    assert not machines_running()
+        assert not [line for line in machines_running() if str(folder) in line]
 
 
 def test_the_hosts_files_are_read_only(cured: kernels.Kernel, tmp_path: Path) -> None:
@@ -214,16 +215,19 @@ def wait_until(condition: Callable[[], object], seconds: float) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_no_machine_outlives_the_harness(number: signal.Signals, tmp_path: Path) -> None:
-    before = len(machines_running())
     command = [sys.executable, "-m", "kvmharness", "lab", newest(CURED), "-o", str(tmp_path)]
     with subprocess.Popen(
         [*command, "--machine", "tcg-svm"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as harness:
-        assert wait_until(lambda: len(machines_running()) > before, 60)
+
+        def own() -> list[str]:
+            return [line for line in machines_running() if f"/{harness.pid}-" in line]
+
+        assert wait_until(own, 60)
         harness.send_signal(number)
         harness.wait(30)
     assert harness.returncode == (-9 if number == signal.SIGKILL else 130)
-    assert wait_until(lambda: len(machines_running()) == before, 5)
+    assert wait_until(lambda: not own(), 5)
     left = [p for p in cache.folder("jobs").iterdir() if p.name.startswith(f"{harness.pid}-")]
     assert bool(left) == (number == signal.SIGKILL)
     with runs.Workshop():  # the next one sweeps up

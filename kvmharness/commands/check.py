@@ -13,7 +13,8 @@ import click
 from kvmharness import errors
 
 if TYPE_CHECKING:
-    from kvmharness.expectations import Answer
+    from kvmharness.expectations import Answer, Expectation
+    from kvmharness.results import Run
 
 WIDTH = len("incorrect")
 
@@ -23,11 +24,22 @@ def _ending_with(code: int | None) -> Iterator[None]:
     """End with `code` where there is one, since `git bisect run` takes our 2 for a bad commit."""
     try:
         yield
-    except errors.UsageError as error:
+    except errors.HarnessError as error:
         if code is None:
             raise
         click.echo(f"kvmharness: {error}", err=True)
         sys.exit(code)
+
+
+def _booted(kernel: str, variant: str, expected: list[Expectation]) -> Run:
+    """Boot a kernel and measure what is expected of it, with the `empty` of each case."""
+    from kvmharness import cases
+    from kvmharness.commands import booting
+
+    chosen = cases.select([e.pattern for e in expected])
+    chosen = cases.select([name for case in chosen for name in (case.baseline, case.name)])
+    (run,) = booting.runs_of([kernel], variant, chosen)
+    return run
 
 
 def _exit_code(answers: set[Answer], bisect: bool) -> int:
@@ -50,8 +62,14 @@ def _exit_code(answers: set[Answer], bisect: bool) -> int:
     "--bisect", is_flag=True,
     help="Exit as `git bisect run` wants it: 0 good, 1 bad, 125 this one cannot tell.",
 )  # fmt: skip
-def check(file: Path, texts: tuple[str, ...], bisect: bool) -> None:
+@click.option("--lab", is_flag=True, help="FILE is a kernel: boot it and measure what is expected.")
+@click.option(
+    "--variant", default="default", show_default=True, help="With --lab: as `lab --variant`."
+)
+def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: str) -> None:
     """Say whether a result file is as expected, a line an expectation and case.
+
+    With --lab, FILE is a kernel as `kvmharness lab` takes it.
 
     A cost is decided on its 95 % interval: all of it must lie within the bound.
 
@@ -64,7 +82,7 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool) -> None:
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = [expectations.parse(text) for text in texts]
     with _ending_with(errors.EXIT_BISECT_SKIP if bisect else None):
-        run = results.read(file)
+        run = _booted(str(file), variant, expected) if lab else results.read(file)
         summary.summarise(run)  # a killed run's figures may be older than its samples
         outcomes = [outcome for e in expected for outcome in expectations.check(e, run)]
     out = tables.console()

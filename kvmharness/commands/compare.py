@@ -21,6 +21,16 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
+def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
+    """Boot what the paths name as kernels; each is a side of one run."""
+    from kvmharness import compare, suites
+    from kvmharness.commands import booting
+
+    named = [str(path) for path in paths]
+    runs = booting.runs_of(named, variant, suites.load("quick").cases)
+    return [compare.side(name, [run]) for name, run in zip(_names(paths), runs, strict=True)]
+
+
 def _side(path: Path, name: str) -> Side:
     """Read a run file, or a folder of them."""
     from kvmharness import compare, results, summary
@@ -41,11 +51,17 @@ def _side(path: Path, name: str) -> Side:
     "--threshold", type=Number(0, 1000), metavar="PCT",
     help="The least change that matters, in %. [2; 0.1 by the clock insn]",
 )  # fmt: skip
-def compare(base: Path, new: tuple[Path, ...], threshold: float | None) -> None:
+@click.option("--lab", is_flag=True, help="BASE and NEW are kernels: boot and measure them first.")
+@click.option(
+    "--variant", default="default", show_default=True, help="With --lab: as `lab --variant`."
+)
+def compare(
+    base: Path, new: tuple[Path, ...], threshold: float | None, lab: bool, variant: str
+) -> None:
     """Say which cases are faster or slower in NEW than in BASE, and what KVM did otherwise.
 
     BASE and NEW are run files, or folders whose *.json, in sub-folders too, are several runs
-    of one kernel.
+    of one kernel; with --lab, kernels as `kvmharness lab` takes them, for the suite quick.
 
     Exit codes: 0 nothing is slower, 1 something is slower or incorrect, 3 unclear.
 
@@ -55,7 +71,10 @@ def compare(base: Path, new: tuple[Path, ...], threshold: float | None) -> None:
     from kvmharness import compare_table, tables
 
     paths = (base, *new)
-    sides = [_side(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+    if lab:
+        sides = _booted(paths, variant)
+    else:
+        sides = [_side(path, name) for path, name in zip(paths, _names(paths), strict=True)]
     share = None if threshold is None else threshold / 100
     out = tables.console()
     codes = set()

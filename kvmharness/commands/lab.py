@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kvmharness.results import Settings
 
 
-def _settings(
+def settings(
     machine: MachineKind, vms: int | None, samples: int | None, iterations: int | None,
     precision: float, timeout: float,
 ) -> Settings:  # fmt: skip
@@ -86,13 +86,13 @@ def lab(
     else:
         suite = suites.load(suite_name or "quick")
         chosen = settle.within(suite, patterns)
-    settings = _settings(kind, vms, samples, iterations, precision, timeout)
+    chosen_settings = settings(kind, vms, samples, iterations, precision, timeout)
     wanted = [known.parse(text) for text in variants or ("default",)]
     targets = [runs.Target(kernels.resolve(name), v) for name in kernel for v in wanted]
     runs.check_labels(targets)
     if output:
         runs.check_folder(output)
-    plan = runs.Plan(chosen, settings, suite_name or "quick", kind, kvm_modules, output)
+    plan = runs.Plan(chosen, chosen_settings, suite_name or "quick", kind, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
 
