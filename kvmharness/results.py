@@ -304,13 +304,18 @@ def check_writable(path: Path) -> None:
 
 
 def write(path: Path, run: Run) -> None:
+    """Write a result file, whole or not at all."""
+    write_whole(path, encode(run))
+
+
+def write_whole(path: Path, data: bytes) -> None:
     """Write the file whole or not at all: a temporary file, fsync, rename."""
     try:
         with tempfile.NamedTemporaryFile(
             dir=path.parent, prefix=f".{path.name}.", delete=False
         ) as file:
             try:
-                file.write(encode(run))
+                file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
                 os.fchmod(file.fileno(), 0o644)

@@ -64,7 +64,8 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     out.print(Text(f"perf samples over {profiled.ops:,} ops; host code only"))
 
 
-def _with_interval(interval: Interval | None) -> str:
+def with_interval(interval: Interval | None) -> str:
+    """Format a median with its interval, e.g. `2,930 [2,901, 3,061]`."""
     if interval is None:
         return "-"
     if interval.ci95 is None:
@@ -73,7 +74,8 @@ def _with_interval(interval: Interval | None) -> str:
     return f"{figure(interval.median)} [{lo}, {hi}]"
 
 
-def _net(result: CaseResult) -> str:
+def net_of_empty(result: CaseResult) -> str:
+    """Format a case's figure net of `empty`, e.g. `1,844 ±7.6%`, or `unclear`."""
     net = result.per_op.net if result.per_op else None
     if net is None:
         return "-"
@@ -83,7 +85,8 @@ def _net(result: CaseResult) -> str:
     return f"{figure(net.median)} ±{reach:.1%}"
 
 
-def _counter(result: CaseResult, name: str) -> str:
+def counter(result: CaseResult, name: str) -> str:
+    """Format a count per op; `-` where it was not counted."""
     value = result.counters.get(name)
     if value is None:
         return "-"
@@ -137,25 +140,26 @@ def _noisy(run: Run) -> list[str]:
     ]
 
 
-def _remarks(run: Run) -> list[str]:
-    remarks = []
+def remarks(run: Run) -> list[str]:
+    """Return a line for everything that went other than planned."""
+    lines = []
     for result in run.cases:
         for kind in ("incorrect", "failed"):
             reason = getattr(result, kind)
             if reason:
-                remarks.append(f"{kind}: {result.name}: {reason}")
-    remarks += _noisy(run)
+                lines.append(f"{kind}: {result.name}: {reason}")
+    lines += _noisy(run)
     skipped = [(case.skipped, case.name) for case in run.cases if case.skipped]
-    remarks += _by_reason("skipped", skipped)
+    lines += _by_reason("skipped", skipped)
     if run.finished is None:
-        remarks.append("cut short: the run was ended before all samples were taken")
-    remarks += [
+        lines.append("cut short: the run was ended before all samples were taken")
+    lines += [
         f"exits of {case.name}: {', '.join(reasons)}"
         for case in run.cases
         if (reasons := [f"{r} {n:.2f}" for r, n in case.exit_reasons.items() if n >= SHOWN_FROM])
     ]
     absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
-    return remarks + _by_reason("not counted", absent)
+    return lines + _by_reason("not counted", absent)
 
 
 def _by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
@@ -188,11 +192,11 @@ def show(run: Run, out: Console) -> None:
     table.add_column("class", no_wrap=True)
     for result in (case for case in run.cases if case.skipped is None):
         tsc = [figure(result.tsc.median) if result.tsc else "-" for _ in ticks]
-        counters = [_counter(result, name) for name, _ in columns]
+        counters = [counter(result, name) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
-            Text(result.name + mark), _with_interval(result.per_op), _net(result), *tsc, *counters,
-            Text(result.class_ or "-"),
+            Text(result.name + mark), with_interval(result.per_op), net_of_empty(result), *tsc,
+            *counters, Text(result.class_ or "-"),
         )  # fmt: skip
     out.print(table)
     settings = run.settings
@@ -204,5 +208,5 @@ def show(run: Run, out: Console) -> None:
     )
     if run.clock == "insn":
         out.print(Text(INSTRUCTIONS), soft_wrap=True)
-    for remark in _remarks(run):
+    for remark in remarks(run):
         out.print(Text(remark), soft_wrap=True)

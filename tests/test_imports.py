@@ -14,11 +14,13 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"
 
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
-    errors cases suites raw exits kvm paging guest proof threads btf kernelfile roles results
+    errors text cases suites raw exits kvm paging guest proof threads btf kernelfile roles results
     host counters counters.source counters.kvmstats counters.perf counters.events
     counters.functions counters.reasons counters.profile machine feasible measure count
-    profiling classify stats summary running tables curves doctor commands commands.options
-    commands.run commands.show commands.perf commands.doctor cli __main__
+    profiling classify stats summary running runfiles tables curves doctor
+    export export.outcome export.csv export.pyperf export.junit export.ktap
+    commands commands.options commands.run commands.show commands.perf
+    commands.doctor commands.export cli __main__
 """.split()
 
 
