@@ -17,7 +17,7 @@ ORDER = """
     errors text cases suites raw exits kvm paging guest proof threads btf kernelfile roles results
     host counters counters.source counters.kvmstats counters.perf counters.events
     counters.functions counters.reasons counters.profile machine feasible measure count
-    profiling classify stats summary running runfiles tables curves doctor
+    profiling classify stats summary running runfiles tables curves distributions doctor
     export export.outcome export.csv export.pyperf export.junit export.ktap
     commands commands.options commands.run commands.show commands.perf
     commands.doctor commands.export cli __main__
