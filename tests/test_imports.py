@@ -19,7 +19,7 @@ ORDER = """
     counters.functions counters.reasons counters.profile machine feasible measure count
     profiling classify stats summary running runfiles tables curves distributions doctor
     export export.outcome export.csv export.pyperf export.junit export.ktap
-    commands commands.options commands.run commands.show commands.perf
+    commands commands.options commands.completion commands.run commands.show commands.perf
     commands.doctor commands.export cli __main__
 """.split()
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
+from kvmharness.commands import completion
 from kvmharness.commands.options import Number, Pin
 
 if TYPE_CHECKING:
@@ -70,9 +71,9 @@ def _within(suite: Suite, patterns: tuple[str, ...]) -> list[Case]:
 
 
 @click.command()
-@click.argument("pattern", nargs=-1)
+@click.argument("pattern", nargs=-1, shell_complete=completion.cases)
 @click.option(
-    "--suite", "suite_name", metavar="NAME|FILE",
+    "--suite", "suite_name", metavar="NAME|FILE", shell_complete=completion.suites,
     help="Measure a suite's cases, as it says: controls, full, quick, scaling, wx or a TOML file.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
