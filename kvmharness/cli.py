@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from kvmharness import __version__, errors
-from kvmharness.commands import doctor, export, perf, run, show
+from kvmharness.commands import doctor, export, perf, report, run, show
 
 
 class _Group(click.Group):
@@ -48,5 +48,5 @@ def main() -> None:
     """
 
 
-for _command in (run.run, show.show, export.export, perf.perf, doctor.doctor):
+for _command in (run.run, show.show, report.report, export.export, perf.perf, doctor.doctor):
     main.add_command(_command)

@@ -20,13 +20,15 @@ class RunFile(NamedTuple):
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:
-    found: list[Path] = []
+    """Return the files in order, each once: a folder's first one may be named before it."""
+    found: dict[Path, Path] = {}
     for path in paths:
         inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
         if not inside:
             raise UsageError(f"read {path}: the folder holds no *.json; name result files")
-        found += inside
-    return found
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
 
 
 def read(paths: Sequence[Path]) -> list[RunFile]:

@@ -85,9 +85,8 @@ def net_of_empty(result: CaseResult) -> str:
     return f"{figure(net.median)} ±{reach:.1%}"
 
 
-def counter(result: CaseResult, name: str) -> str:
+def count(value: float | None) -> str:
     """Format a count per op; `-` where it was not counted."""
-    value = result.counters.get(name)
     if value is None:
         return "-"
     return f"{value:.2f}" if value >= SHOWN_FROM else "0"
@@ -153,13 +152,17 @@ def remarks(run: Run) -> list[str]:
     lines += _by_reason("skipped", skipped)
     if run.finished is None:
         lines.append("cut short: the run was ended before all samples were taken")
-    lines += [
+    absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
+    return lines + _by_reason("not counted", absent)
+
+
+def _exits(run: Run) -> list[str]:
+    """Return a line a case whose exits were recorded by reason."""
+    return [
         f"exits of {case.name}: {', '.join(reasons)}"
         for case in run.cases
         if (reasons := [f"{r} {n:.2f}" for r, n in case.exit_reasons.items() if n >= SHOWN_FROM])
     ]
-    absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
-    return lines + _by_reason("not counted", absent)
 
 
 def _by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
@@ -192,7 +195,7 @@ def show(run: Run, out: Console) -> None:
     table.add_column("class", no_wrap=True)
     for result in (case for case in run.cases if case.skipped is None):
         tsc = [figure(result.tsc.median) if result.tsc else "-" for _ in ticks]
-        counters = [counter(result, name) for name, _ in columns]
+        counters = [count(result.counters.get(name)) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
             Text(result.name + mark), with_interval(result.per_op), net_of_empty(result), *tsc,
@@ -208,5 +211,5 @@ def show(run: Run, out: Console) -> None:
     )
     if run.clock == "insn":
         out.print(Text(INSTRUCTIONS), soft_wrap=True)
-    for remark in remarks(run):
-        out.print(Text(remark), soft_wrap=True)
+    for line in (*remarks(run), *_exits(run)):
+        out.print(Text(line), soft_wrap=True)

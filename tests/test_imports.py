@@ -19,8 +19,9 @@ ORDER = """
     counters.functions counters.reasons counters.profile machine feasible measure count
     profiling classify stats summary running runfiles tables curves distributions doctor
     export export.outcome export.csv export.pyperf export.junit export.ktap
+    report report.ratio report.svg report.axes report.figures report.hosts report.page
     commands commands.options commands.completion commands.run commands.show commands.perf
-    commands.doctor commands.export cli __main__
+    commands.doctor commands.export commands.report cli __main__
 """.split()
 
 
