@@ -14,16 +14,17 @@ def export(run: Run, name: str) -> bytes:
     lines = ["KTAP version 1", f"1..{len(run.cases)}", *(f"# {line}" for line in described)]
     for number, result in enumerate(run.cases, start=1):
         # A description ends at the first hash sign.
-        description = printable(result.name).replace("#", "\\x23")
+        description = printable(result.name).replace("#", "\\x23").strip()
         lines += [f"# {description}: {line}" for line in figures(run, result)]
         lines.append(_result_line(number, description, outcome(result)))
     return "\n".join(lines).encode() + b"\n"
 
 
 def _result_line(number: int, description: str, end: Outcome) -> str:
+    test = f"{number} {description}".rstrip()
     if end.kind == "passed":
-        return f"ok {number} {description}"
+        return f"ok {test}"
     if end.kind == "skipped":
-        return f"ok {number} {description} # SKIP {end.reason}"
+        return f"ok {test} # SKIP {end.reason}"
     directive = "ERROR " if end.kind == "failed" else ""
-    return f"not ok {number} {description} # {directive}{end.reason}"
+    return f"not ok {test} # {directive}{end.reason}"
