@@ -22,6 +22,7 @@ need "$python -c 'import ensurepip, venv'" python3-venv
 need "$python -c 'import os, sysconfig; os.stat(sysconfig.get_path(\"include\") + \"/Python.h\")'" python3-dev
 want 'command -v perf' linux-perf
 want 'command -v bpftool' bpftool
+want 'command -v chromium' chromium
 
 [ -n "$missing$optional" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then
