@@ -64,14 +64,14 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     out.print(Text(f"perf samples over {profiled.ops:,} ops; host code only"))
 
 
+def edges(ci95: tuple[float, float] | None) -> str:
+    """Format an interval to stand behind its figure; empty where there is none."""
+    return f" [{figure(ci95[0])}, {figure(ci95[1])}]" if ci95 else ""
+
+
 def with_interval(interval: Interval | None) -> str:
     """Format a median with its interval, e.g. `2,930 [2,901, 3,061]`."""
-    if interval is None:
-        return "-"
-    if interval.ci95 is None:
-        return figure(interval.median)
-    lo, hi = (figure(edge) for edge in interval.ci95)
-    return f"{figure(interval.median)} [{lo}, {hi}]"
+    return "-" if interval is None else figure(interval.median) + edges(interval.ci95)
 
 
 def net_of_empty(result: CaseResult) -> str:

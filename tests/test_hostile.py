@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyperf import BenchmarkSuite as Suite
 from rich.console import Console
 
-from kvmharness import curves, distributions, results, runfiles, tables
+from kvmharness import curves, distributions, results, runfiles, stats, tables
 from kvmharness.errors import UsageError
 from kvmharness.export import csv as long_form
 from kvmharness.export import junit, ktap, pyperf
@@ -99,6 +100,12 @@ def hostile(examples: int) -> Callable[[Callable[..., None]], Callable[..., None
         )(given(text=st.sampled_from(PATHS + 3 * TYPED).flatmap(mutation))(test))  # fmt: skip
 
     return wrap
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile values meet the same code in a few resamples as in thousands."""
+    monkeypatch.setattr(stats, "RESAMPLES", 40)
 
 
 def test_the_file_is_good_before(tmp_path: Path) -> None:

@@ -36,8 +36,13 @@ def drawing(height: float, left: float, top: float, bottom: float) -> tuple[Figu
     return drawn, axes
 
 
-def scale(axis: Axis, values: Iterable[float], *, log_from: float = LOG_FROM) -> None:
-    """Fit an axis to values >= 0, by logarithm where they differ much."""
+def scale(
+    axis: Axis, values: Iterable[float], *, log_from: float = LOG_FROM, from_zero: bool = False
+) -> None:
+    """Fit an axis to values >= 0, by logarithm where the greatest is `log_from` times the least.
+
+    `from_zero` lets a linear axis begin at 0, where a flat line would else look like a slope.
+    """
     found = list(values)
     low, high = min(found), max(found)
     by_log = low > 0 and high > log_from * low
@@ -53,6 +58,7 @@ def scale(axis: Axis, values: Iterable[float], *, log_from: float = LOG_FROM) ->
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda value, _: figure(value)))
     else:
+        low = 0.0 if from_zero else low
         margin = (high - low) * 0.03 or high * 0.01 or 1.0
         set_limits(low - margin, high + margin)
         axis.set_major_locator(MaxNLocator(TICKS - 1, steps=[1, 2, 5, 10]))

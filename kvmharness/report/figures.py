@@ -17,7 +17,7 @@ from kvmharness import stats
 from kvmharness.report.axes import drawing, label, scale
 from kvmharness.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline
 from kvmharness.results import CaseResult, Slope
-from kvmharness.tables import figure, with_interval
+from kvmharness.tables import edges, figure, with_interval
 from kvmharness.text import short
 
 # With six colours, seven shapes tell 42 runs apart, also without colours.
@@ -36,8 +36,7 @@ class Ratio(NamedTuple):
     @property
     def text(self) -> str:
         """The ratio in words, e.g. `0.971 [0.968, 0.974]`."""
-        edges = f" [{figure(self.ci95[0])}, {figure(self.ci95[1])}]" if self.ci95 else ""
-        return figure(self.ratio) + edges
+        return figure(self.ratio) + edges(self.ci95)
 
 
 class Curve(NamedTuple):
@@ -113,8 +112,8 @@ def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Mark
 def forest(rows: Sequence[Ratio], number: int, axis: str, title: str, name: str) -> Markup:
     """Draw a ratio a case with its interval, beside the line of what is the same."""
     drawn, axes = _rows(len(rows), 32)
-    edges = [edge for row in rows for edge in (row.ratio, *(row.ci95 or ()))]
-    scale(axes.xaxis, [*edges, 1.0], log_from=4)
+    shown = [value for row in rows for value in (row.ratio, *(row.ci95 or ()))]
+    scale(axes.xaxis, [*shown, 1.0], log_from=4)
     label(axes, axis)
     for at, row in enumerate(rows):
         middle, colour = at + 0.72, _colour(number)
@@ -142,10 +141,7 @@ def sweep(curves: Sequence[Curve], axis: str, title: str, name: str) -> Markup:
     legend_rows = -(-len(curves) // 2)
     drawn, axes = drawing(272 + 16 * legend_rows, 72, 12 + 16 * legend_rows, 50)
     points = [point for curve in curves for point in curve.slope.points]
-    costs = [y for _, y in points]
-    # A linear axis begins at 0, or a flat cost would look like a slope.
-    flat = min(costs) <= 0 or max(costs) <= 10 * min(costs)
-    scale(axes.yaxis, [*costs, 0.0] if flat else costs)
+    scale(axes.yaxis, (y for _, y in points), from_zero=True)
     # 0 has no logarithm, but a linear axis holds it beside the powers of two.
     axes.set_xscale("symlog", base=2, linthresh=1)
     at = sorted({x for x, _ in points})
