@@ -32,6 +32,8 @@ INSTRUCTIONS = (
     "insn: instructions that an emulated machine executed, KVM's instruction decoder included; an "
     "exit's hardware work is free there. They rank kernels; they are no nanoseconds."
 )
+# The same for where there is no room.
+INSTRUCTIONS_BRIEFLY = "instructions of an emulated machine, not nanoseconds"
 # Wide enough for every column: a narrow terminal wraps lines, it never loses a figure.
 WIDTH = 180
 

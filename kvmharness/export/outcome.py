@@ -33,11 +33,10 @@ def figures(run: Run, result: CaseResult) -> list[str]:
     """Return what was measured of a case, a line a fact."""
     lines = []
     if result.per_op:
-        lines.append(f"{result.unit}/op {tables.with_interval(result.per_op)}")
+        unit = f" ({tables.INSTRUCTIONS_BRIEFLY})" if run.clock == "insn" else ""
+        lines.append(f"{result.unit}/op {tables.with_interval(result.per_op)}{unit}")
         if result.per_op.net:
             lines.append(f"net of empty {tables.net_of_empty(result)}")
-        if run.clock == "insn":
-            lines.append(tables.INSTRUCTIONS)
     if result.class_:
         evidence = ", ".join(f"{n} {v:.2f}" for n, v in result.class_evidence.items())
         lines.append(f"class {result.class_} ({evidence})")

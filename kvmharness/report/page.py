@@ -22,7 +22,6 @@ from kvmharness.text import printable
 MOST_RUNS = len(ascii_uppercase)
 # Cases that one run lacks: of more, the number says enough.
 MOST_NAMED = 6
-INSTRUCTIONS = "instructions of an emulated machine, not nanoseconds"
 
 
 class Entry(NamedTuple):
@@ -97,7 +96,7 @@ def _comparison(base: Entry, new: Entry) -> Comparison:
         return Comparison(new, None, rows, alone)
     axis = f"cost in {new.letter} as a multiple of {base.letter}'s"
     if new.run.clock == "insn":
-        axis += f" ({INSTRUCTIONS.partition(',')[0]})"
+        axis += f" ({tables.INSTRUCTIONS_BRIEFLY.partition(',')[0]})"
     title = f"Ratio of {new.label} to {base.label}, a row a case, with 95 % intervals"
     drawn = figures.forest(
         [row for row, _, _ in rows], new.number, axis, title, f"ratio-{new.letter}"
@@ -181,7 +180,7 @@ def render(files: Sequence[RunFile]) -> str:
     return environment.get_template("page.html.j2").render(
         entries=entries,
         unit=UNITS[clock],
-        note=f"Figures are {INSTRUCTIONS}." if clock == "insn" else "",
+        note=f"Figures are {tables.INSTRUCTIONS_BRIEFLY}." if clock == "insn" else "",
         instructions=tables.INSTRUCTIONS,
         comparisons=[_comparison(entries[0], entry) for entry in entries[1:]],
         sweeps=_sweeps(entries),
