@@ -11,17 +11,25 @@ import pytest
 from kvmharness.cli import main
 
 
-def examples(command: click.Command) -> list[str]:
-    """Return what stands after `Example:`, a line each."""
-    return re.findall(r"^\s*Example: (.+)$", command.help or "", re.MULTILINE)
+def commands(group: click.Group, *path: str) -> dict[tuple[str, ...], click.Command]:
+    """Return every command by the words that call it."""
+    found: dict[tuple[str, ...], click.Command] = {}
+    for name, command in group.commands.items():
+        found[*path, name] = command
+        if isinstance(command, click.Group):
+            found |= commands(command, *path, name)
+    return found
 
 
-@pytest.mark.parametrize("name", main.commands)
-def test_example_is_a_call_of_the_command(name: str) -> None:
-    command = main.commands[name]
-    found = examples(command)
+COMMANDS = commands(main)
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_example_is_a_call_of_the_command(path: tuple[str, ...]) -> None:
+    found = re.findall(r"^\s*Example: (.+)$", COMMANDS[path].help or "", re.MULTILINE)
     assert found
     for example in found:
-        program, called, *arguments = shlex.split(example)
-        assert (program, called) == ("kvmharness", name)
-        command.make_context(name, arguments)  # parses, and runs nothing
+        words = tuple(shlex.split(example))
+        assert words[: len(path) + 1] == ("kvmharness", *path)
+        # It parses; nothing is run.
+        COMMANDS[path].make_context(path[-1], list(words[len(path) + 1 :]))
