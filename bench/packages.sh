@@ -26,6 +26,8 @@ want 'command -v bpftool' bpftool
 want 'command -v qemu-system-x86_64' qemu-system-x86
 want 'busybox --list | grep -qx setsid' busybox-static
 want 'PATH=$PATH:/usr/sbin:/sbin command -v insmod' kmod
+# For the report's tests.
+want 'command -v chromium' chromium
 
 [ -n "$missing$optional" ] || exit 0
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -10,7 +10,18 @@ from typing import Any
 import click
 
 from kvmharness import __version__, errors
-from kvmharness.commands import check, compare, doctor, kernels, lab, perf, run, show
+from kvmharness.commands import (
+    check,
+    compare,
+    doctor,
+    export,
+    kernels,
+    lab,
+    perf,
+    report,
+    run,
+    show,
+)
 
 
 class _Group(click.Group):
@@ -49,7 +60,7 @@ def main() -> None:
 
 
 for _command in (
-    run.run, lab.lab, kernels.kernels, show.show, compare.compare,
-    check.check, perf.perf, doctor.doctor,
+    run.run, lab.lab, kernels.kernels, show.show, compare.compare, check.check, report.report,
+    export.export, perf.perf, doctor.doctor,
 ):  # fmt: skip
     main.add_command(_command)

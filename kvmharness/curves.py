@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kvmharness import tables
 from kvmharness.results import Run, Slope
-from kvmharness.tables import figure
+from kvmharness.tables import edges, figure
 
 # The same on every terminal, so that two runs can be laid side by side.
 COLUMNS, ROWS = 78, 16
@@ -66,16 +66,12 @@ def _drawing(slope: Slope) -> str:
     return str(plotext.build())
 
 
-def _edges(ci95: tuple[float, float] | None) -> str:
-    return f" [{figure(ci95[0])}, {figure(ci95[1])}]" if ci95 else ""
-
-
 def _caption(slope: Slope) -> str:
     """Return the slope in words, e.g. `cost per page: 123.4 ns [120, 126]`."""
     text = f"cost per {slope.param.removesuffix('s')}: {figure(slope.slope)} {slope.unit}"
-    text += _edges(slope.ci95)
+    text += edges(slope.ci95)
     if slope.net_slope is not None:
-        text += f"; net of empty: {figure(slope.net_slope)} {slope.unit}{_edges(slope.net_ci95)}"
+        text += f"; net of empty: {figure(slope.net_slope)} {slope.unit}{edges(slope.net_ci95)}"
     return text
 
 

@@ -32,6 +32,8 @@ INSTRUCTIONS = (
     "insn: instructions that an emulated machine executed, KVM's instruction decoder included; an "
     "exit's hardware work is free there. They rank kernels; they are no nanoseconds."
 )
+# The same for where there is no room.
+INSTRUCTIONS_BRIEFLY = "instructions of an emulated machine, not nanoseconds"
 # Wide enough for every column: a narrow terminal wraps lines, it never loses a figure.
 WIDTH = 180
 
@@ -69,16 +71,18 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     out.print(Text(f"perf samples over {profiled.ops:,} ops; host code only"))
 
 
-def _with_interval(interval: Interval | None) -> str:
-    if interval is None:
-        return "-"
-    if interval.ci95 is None:
-        return figure(interval.median)
-    lo, hi = (figure(edge) for edge in interval.ci95)
-    return f"{figure(interval.median)} [{lo}, {hi}]"
+def edges(ci95: tuple[float, float] | None) -> str:
+    """Format an interval to stand behind its figure; empty where there is none."""
+    return f" [{figure(ci95[0])}, {figure(ci95[1])}]" if ci95 else ""
 
 
-def _net(result: CaseResult) -> str:
+def with_interval(interval: Interval | None) -> str:
+    """Format a median with its interval, e.g. `2,930 [2,901, 3,061]`."""
+    return "-" if interval is None else figure(interval.median) + edges(interval.ci95)
+
+
+def net_of_empty(result: CaseResult) -> str:
+    """Format a case's figure net of `empty`, e.g. `1,844 ±7.6%`, or `unclear`."""
     net = result.per_op.net if result.per_op else None
     if net is None:
         return "-"
@@ -88,8 +92,8 @@ def _net(result: CaseResult) -> str:
     return f"{figure(net.median)} ±{reach:.1%}"
 
 
-def _counter(result: CaseResult, name: str) -> str:
-    value = result.counters.get(name)
+def count(value: float | None) -> str:
+    """Format a count per op; `-` where it was not counted."""
     if value is None:
         return "-"
     return f"{value:.2f}" if value >= SHOWN_FROM else "0"
@@ -142,25 +146,30 @@ def _noisy(run: Run) -> list[str]:
     ]
 
 
-def _remarks(run: Run) -> list[str]:
-    remarks = []
+def remarks(run: Run) -> list[str]:
+    """Return a line for everything that went other than planned."""
+    lines = []
     for result in run.cases:
         for kind in ("incorrect", "failed"):
             reason = getattr(result, kind)
             if reason:
-                remarks.append(f"{kind}: {result.name}: {reason}")
-    remarks += _noisy(run)
+                lines.append(f"{kind}: {result.name}: {reason}")
+    lines += _noisy(run)
     skipped = [(case.skipped, case.name) for case in run.cases if case.skipped]
-    remarks += _by_reason("skipped", skipped)
+    lines += _by_reason("skipped", skipped)
     if run.finished is None:
-        remarks.append("cut short: the run was ended before all samples were taken")
-    remarks += [
+        lines.append("cut short: the run was ended before all samples were taken")
+    absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
+    return lines + _by_reason("not counted", absent)
+
+
+def _exits(run: Run) -> list[str]:
+    """Return a line a case whose exits were recorded by reason."""
+    return [
         f"exits of {case.name}: {', '.join(reasons)}"
         for case in run.cases
         if (reasons := [f"{r} {n:.2f}" for r, n in case.exit_reasons.items() if n >= SHOWN_FROM])
     ]
-    absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
-    return remarks + _by_reason("not counted", absent)
 
 
 def _by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
@@ -193,11 +202,11 @@ def show(run: Run, out: Console) -> None:
     table.add_column("class", no_wrap=True)
     for result in (case for case in run.cases if case.skipped is None):
         tsc = [figure(result.tsc.median) if result.tsc else "-" for _ in ticks]
-        counters = [_counter(result, name) for name, _ in columns]
+        counters = [count(result.counters.get(name)) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
-            Text(result.name + mark), _with_interval(result.per_op), _net(result), *tsc, *counters,
-            Text(result.class_ or "-"),
+            Text(result.name + mark), with_interval(result.per_op), net_of_empty(result), *tsc,
+            *counters, Text(result.class_ or "-"),
         )  # fmt: skip
     out.print(table)
     settings = run.settings
@@ -209,5 +218,5 @@ def show(run: Run, out: Console) -> None:
     )
     if run.clock == "insn":
         out.print(Text(INSTRUCTIONS), soft_wrap=True)
-    for remark in _remarks(run):
-        out.print(Text(remark), soft_wrap=True)
+    for line in (*remarks(run), *_exits(run)):
+        out.print(Text(line), soft_wrap=True)

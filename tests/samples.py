@@ -79,3 +79,22 @@ def made_up_lab_run() -> Run:
     for case in run.cases:
         case.unit, case.tsc_khz = "insn", None
     return run
+
+
+def made_up_ends() -> Run:
+    """Return a run with a case for each way to end, and reasons that no format holds raw."""
+    run = made_up_run()
+    for name, end, reason in (
+        ("real16/cr0_wp", "incorrect", "KVM is <incorrect> & wrong"),
+        ("real16/pio", "failed", "guest: triple fault\x1b[31m;\nrip 0x1000"),
+        ("long64/cr4_smep", "skipped", "no SMEP here"),
+        ("long64/wx", "noisy", "interval ±9% where ±5% was asked"),
+        ("long64/cpuid#1", "samples", []),
+    ):
+        case = made_up_case(name, 1.0)
+        if end != "noisy":
+            case.samples, case.vms = [], []
+        setattr(case, end, reason)
+        run.cases.append(case)
+    run.finished = None
+    return run

@@ -3,29 +3,64 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
 import os
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pyperf import BenchmarkSuite as Suite
 from rich.console import Console
 
-from kvmharness import compare, compare_table, curves, expectations, results, tables
+from kvmharness import (
+    compare,
+    compare_table,
+    curves,
+    distributions,
+    expectations,
+    results,
+    runfiles,
+    stats,
+    tables,
+)
 from kvmharness.errors import UsageError
+from kvmharness.export import csv as long_form
+from kvmharness.export import junit, ktap, pyperf
+from kvmharness.report import page
 from kvmharness.summary import summarise
-from tests.samples import made_up_lab_run, made_up_run
+from tests.samples import made_up_ends, made_up_lab_run
+from tests.test_export import read_ktap
+from tests.test_report import Page
+from tests.test_summary import swept
 
-# More of them by hand: KVMHARNESS_EXAMPLES=10000 pytest tests/test_hostile.py
-EXAMPLES = int(os.environ.get("KVMHARNESS_EXAMPLES", "250"))
 
-GOOD = json.loads(results.encode(made_up_run()))
+def good() -> Any:
+    """Return the JSON of a file that has every field filled."""
+    run = made_up_ends()
+    run.host.lab = made_up_lab_run().host.lab
+    case = run.cases[1]
+    case.exit_reasons, case.absent = {"io": 1.0}, {"kvm.*": "no such file"}
+    case.params, case.vcpus = {"pages": 4}, [0] * len(case.samples)
+    run.cases += swept("cr3_same", 50)
+    summarise(run)
+    return json.loads(results.encode(run))
 
+
+WORDS = st.sampled_from(
+    ["", " ", "[/bold]x", "<script>", "\x1b[31m", "a\nb", "\x00", "\ufffe", "é" * 300, "a # b",
+     "$x$", "]]>", "# SKIP", "\u2028"]
+)  # fmt: skip
+INTEGERS = st.one_of(st.integers(-(2**70), 2**70), st.integers(-9, 9))
+NUMBERS = st.one_of(INTEGERS, st.floats(allow_nan=False), st.floats(0, 1e14))
+LIKE = {str: WORDS, int: INTEGERS, float: NUMBERS}
 WEIRD = st.one_of(
-    st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False),
-    st.sampled_from(["", "[/bold]x", "<script>", "\x1b[31m", "a\nb", "é" * 300]),
+    st.none(), st.booleans(), NUMBERS, WORDS,
     st.just([]), st.just({}), st.just([0.0, 0.0]), st.just([1e308] * 30),
 )  # fmt: skip
 
@@ -39,58 +74,128 @@ def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     return found
 
 
-def mutated(good: Any, path: tuple[Any, ...], value: Any) -> str:
-    """Return the document with one value replaced."""
-    data = json.loads(json.dumps(good))
-    node = data
-    for key in path[:-1]:
-        node = node[key]
-    node[path[-1]] = value
-    return json.dumps(data)
+def find(document: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
 
 
-PATHS = leaves(GOOD)
-many = settings(
-    max_examples=EXAMPLES, deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)  # fmt: skip
+GOOD = good()
+# Of a list, the first items stand for the rest.
+PATHS = [path for path in leaves(GOOD) if not any(isinstance(k, int) and k > 6 for k in path)]
+# What can be replaced by its like is, three times out of four, or most files would be refused.
+TYPED = [path for path in PATHS if type(find(GOOD, path)) in LIKE]
 
 
-@many
-@given(path=st.sampled_from(PATHS), value=WEIRD)
-def test_any_value_anywhere(tmp_path: Path, path: tuple[Any, ...], value: Any) -> None:
+def mutation(path: tuple[Any, ...]) -> st.SearchStrategy[str]:
+    """Give the good file with one value replaced, oftener than not by one of its type."""
+
+    def replaced(value: Any) -> str:
+        data = json.loads(json.dumps(GOOD))
+        find(data, path[:-1])[path[-1]] = value
+        return json.dumps(data)
+
+    like = LIKE.get(type(find(GOOD, path)), WEIRD)
+    # Not one_of(): it would share the chances out among all that WEIRD is made of.
+    return st.sampled_from([like, like, like, WEIRD]).flatmap(lambda kind: kind.map(replaced))
+
+
+def hostile(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Call a test with the text of hostile files, KVMHARNESS_EXAMPLES of them if set."""
+
+    def wrap(test: Callable[..., None]) -> Callable[..., None]:
+        return settings(
+            max_examples=int(os.environ.get("KVMHARNESS_EXAMPLES", examples)), deadline=None,
+            suppress_health_check=[HealthCheck.function_scoped_fixture],
+        )(given(text=st.sampled_from(PATHS + 3 * TYPED).flatmap(mutation))(test))  # fmt: skip
+
+    return wrap
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hostile values meet the same code in a few resamples as in thousands."""
+    monkeypatch.setattr(stats, "RESAMPLES", 40)
+
+
+def test_the_file_is_good_before(tmp_path: Path) -> None:
+    file = tmp_path / "good.json"
+    file.write_text(json.dumps(GOOD))
+    assert len(runfiles.read([file])[0].run.slopes) == 1
+
+
+@hostile(250)
+def test_any_value_anywhere(tmp_path: Path, text: str) -> None:
     file = tmp_path / "hostile.json"
-    file.write_text(mutated(GOOD, path, value))
+    file.write_text(text)
     out = Console(file=io.StringIO(), width=tables.WIDTH)
     with contextlib.suppress(UsageError):  # anything else fails the test
         run = results.read(file)
         summarise(run)
         tables.show(run, out)
         curves.show(run, out)
+        distributions.show(run, out)
 
 
-LAB = json.loads(results.encode(made_up_lab_run()))
+def written_or_refused(write: Callable[[], bytes]) -> bytes | None:
+    """Return what is written, None where it is refused; the refusal is one line."""
+    try:
+        return write()
+    except UsageError as error:
+        lines = str(error).splitlines()
+    assert len(lines) == 1
+    return None
+
+
+@hostile(100)
+def test_any_value_anywhere_is_exported_or_refused(
+    tmp_path: Path, text: str
+) -> None:
+    file = tmp_path / "hostile.json"
+    file.write_text(text)
+    try:
+        name, run = runfiles.read([file])[0]
+    except UsageError:
+        return
+    ET.fromstring(junit.export(run, name))
+    read_ktap(ktap.export(run, name).decode())
+    rows = list(csv.reader(io.StringIO(long_form.export(run, name).decode())))
+    assert {len(row) for row in rows} == {len(rows[0])}
+    exported = written_or_refused(lambda: pyperf.export(run, name))
+    if exported is not None:
+        assert Suite.loads(exported.decode()).get_benchmarks()
+
+
+@hostile(25)
+def test_any_value_anywhere_is_reported_or_refused(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    (tmp_path / "b.json").write_text(json.dumps(GOOD))
+    written = written_or_refused(lambda: page.render(runfiles.read([tmp_path])).encode())
+    if written is not None:
+        Page(written.decode())
+
+
 EXPECTED = [
     expectations.parse(text)
-    for text in ("* < 6000 insn", "* net > 1 insn", "* class */kept", "* kvm.exits < 0.1")
+    for text in ("* < 6000 ns", "* net > 1 ns", "* class */kept", "* kvm.exits < 0.1")
 ]
 
 
-@many
-@given(path=st.sampled_from(leaves(LAB)), value=WEIRD)
-def test_any_value_compared_and_checked(
-    tmp_path: Path, path: tuple[Any, ...], value: Any
-) -> None:
-    file = tmp_path / "hostile.json"
-    file.write_text(mutated(LAB, path, value))
-    good = compare.side("good", [made_up_lab_run()])
+@hostile(250)
+def test_any_value_anywhere_is_compared_and_checked_or_refused(tmp_path: Path, text: str) -> None:
+    hostile_file, good_file = tmp_path / "hostile.json", tmp_path / "good.json"
+    hostile_file.write_text(text)
+    good_file.write_text(json.dumps(GOOD))
+    good_side = compare.side("good", [results.read(good_file)])
     shown, refused = io.StringIO(), ""
     out = Console(file=shown, width=tables.WIDTH)
     try:
-        run = results.read(file)
+        run = results.read(hostile_file)
         summarise(run)
         odd = compare.side("odd", [run])
-        for base, new in ((good, odd), (odd, good), (odd, odd)):
+        for base, new in ((good_side, odd), (odd, good_side), (odd, odd)):
             compare_table.show(compare.compare(base, new), out)
         for expected in EXPECTED:
             for outcome in expectations.check(expected, run):

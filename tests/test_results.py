@@ -59,6 +59,15 @@ def test_a_unit_that_is_not_the_clocks_is_refused(tmp_path: Path) -> None:
     assert "unit 'insn' by the clock tsc" in read_error(path)
 
 
+@pytest.mark.parametrize("sample", [-1.0, 1e14, 5e-324])
+def test_a_sample_that_nothing_takes_is_refused(tmp_path: Path, sample: float) -> None:
+    run = made_up_run()
+    run.cases[1].samples[3] = sample
+    path = tmp_path / "run.json"
+    results.write(path, run)
+    assert "long64/cr0_wp: a sample is out of range" in read_error(path)
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
     results.write(path, made_up_run())

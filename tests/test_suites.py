@@ -18,7 +18,7 @@ from kvmharness.errors import UsageError
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
 BENCH = Path(__file__).parent.parent / "bench"
-NAMES = ["controls", "full", "quick", "scaling", "wx"]
+NAMES = ["controls", "full", "quick", "roles", "scaling", "wx"]
 
 OWN = """\
 about = "mine"
@@ -226,7 +226,7 @@ def test_patterns_pick_within_the_suite(kvmharness: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--suite", "nosuch"), "built-in suite: controls, full, quick, scaling, wx"),
+        (("--suite", "nosuch"), "built-in suite: controls, full, quick, roles, scaling, wx"),
         (("--suite", "quick", "pae32/*"), "matches nothing in suite quick"),
     ],
 )

@@ -7,11 +7,12 @@ from pathlib import Path
 import click
 
 from kvmharness import errors
+from kvmharness.commands import completion
 from kvmharness.commands.options import Number
 
 
 @click.command()
-@click.argument("case")
+@click.argument("case", shell_complete=completion.cases)
 @click.option(
     "--seconds", type=Number(0.01, 600), default=1.0, show_default=True,
     help="How long to sample the case, and as long its `empty`.",

@@ -8,14 +8,15 @@ from pathlib import Path
 import click
 
 from kvmharness import errors
+from kvmharness.commands import completion
 from kvmharness.commands.options import Number, Pin
 
 
 @click.command()
-@click.argument("pattern", nargs=-1)
+@click.argument("pattern", nargs=-1, shell_complete=completion.cases)
 @click.option(
-    "--suite", "suite_name", metavar="NAME|FILE",
-    help="Measure a suite's cases, as it says: controls, full, quick, scaling, wx or a TOML file.",
+    "--suite", "suite_name", metavar="NAME|FILE", shell_complete=completion.suites,
+    help="Measure a suite's cases, as it says: controls, full, quick, roles, scaling, wx or a TOML file.",
 )  # fmt: skip
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")

@@ -9,13 +9,16 @@ import click
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-def show(file: Path) -> None:
+@click.option("--plot", is_flag=True, help="Draw each case's samples too.")
+def show(file: Path, plot: bool) -> None:
     """Print the table of a result file, and the curves of its sweeps.
 
-    Example: kvmharness show here.json
+    Example: kvmharness show here.json --plot
     """
-    from kvmharness import curves, results, summary
+    from kvmharness import curves, distributions, results, summary, tables
 
     record = results.read(file)
     summary.summarise(record)  # a killed run's figures may be older than its samples
     curves.print_run(record)
+    if plot:
+        distributions.show(record, tables.console())

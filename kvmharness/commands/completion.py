@@ -1,0 +1,26 @@
+"""What the shell completes, by click's own mechanism; light, as each TAB starts a process."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import CompletionItem
+
+
+def cases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a case from its beginning (`long64/cr`) or from its op's (`cr0`)."""
+    from kvmharness.cases import OPS
+
+    return [
+        CompletionItem(f"{guest}/{op.name}", help=op.about)
+        for op in OPS
+        for guest in op.guests
+        if f"{guest}/{op.name}".startswith(incomplete) or op.name.startswith(incomplete)
+    ]
+
+
+def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a built-in suite's name; what begins none is a file's."""
+    from kvmharness.suites import built_in
+
+    names = [CompletionItem(name) for name in built_in() if name.startswith(incomplete)]
+    return names or [CompletionItem(incomplete, type="file")]

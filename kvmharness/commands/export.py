@@ -1,0 +1,36 @@
+"""kvmharness export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "pyperf", "junit", "ktap"]), required=True,
+    help="csv: a row a sample; pyperf: its JSON; junit, ktap: test results for CI.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Write this file, not stdout."
+)
+def export(run: Path, form: str, output: Path | None) -> None:
+    """Print a result file in the format of another program.
+
+    Example: kvmharness export here.json --format csv -o here.csv
+    """
+    from kvmharness import results, runfiles
+    from kvmharness.errors import UsageError
+    from kvmharness.export import csv, junit, ktap, pyperf
+
+    writers = {"csv": csv, "pyperf": pyperf, "junit": junit, "ktap": ktap}
+    found = runfiles.read([run])
+    if len(found) != 1:
+        raise UsageError(f"export {run}: holds {len(found)} result files; name one")
+    data = writers[form].export(found[0].run, found[0].name)
+    if output:
+        results.write_whole(output, data)
+    else:
+        click.echo(data, nl=False)

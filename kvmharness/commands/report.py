@@ -1,0 +1,29 @@
+"""kvmharness report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument(
+    "runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True,
+    help="Write the HTML file here.",
+)  # fmt: skip
+def report(runs: tuple[Path, ...], output: Path) -> None:
+    """Write one HTML file that shows result files, compared with the first of them.
+
+    RUN is a result file, or a folder whose *.json are.
+
+    Example: kvmharness report before.json after.json -o report.html
+    """
+    from kvmharness import results, runfiles
+    from kvmharness.report import page
+
+    results.check_writable(output)
+    results.write_whole(output, page.render(runfiles.read(runs)).encode())

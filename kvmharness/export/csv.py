@@ -1,0 +1,48 @@
+"""CSV, long-form: a row a sample, every column that a figure may depend on."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+
+from kvmharness.cases import PARAMS
+from kvmharness.results import CaseResult, Run
+from kvmharness.text import printable
+
+HOST = ("run", "started", "host", "kernel", "module", "nested", "lab", "variant")
+PER_CASE = ("case", "guest", "op", *(p.name for p in PARAMS), "class", "noisy", "iterations")
+PER_SAMPLE = ("sample", "vm", "vcpu", "per_op", "unit", "clock")
+
+
+def export(run: Run, name: str) -> bytes:
+    """Return a header and a row a sample; `per_op` is in `unit`, every parameter explicit."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HOST + PER_CASE + PER_SAMPLE)
+    host, lab = run.host, run.host.lab
+    where = [
+        name, run.started, host.name, host.kernel.release, host.kvm.module or "",
+        int(host.nested), lab.machine if lab else "", lab.variant if lab else "",
+    ]  # fmt: skip
+    for result in run.cases:
+        for row in _rows(run, result):
+            writer.writerow(
+                printable(v) if isinstance(v, str) else v for v in (*where, *row)
+            )
+    return out.getvalue().encode()
+
+
+def _rows(run: Run, result: CaseResult) -> Iterator[tuple[object, ...]]:
+    case = result.case
+    params = [case[param.name] for param in PARAMS]
+    fixed = (
+        result.name, result.guest, result.op, *params, result.class_ or "",
+        int(result.noisy is not None), result.iterations,
+    )  # fmt: skip
+    # A case of one vCPU numbers none.
+    vcpus = result.vcpus or [0] * len(result.samples)
+    for number, (vm, vcpu, value) in enumerate(
+        zip(result.vms, vcpus, result.samples, strict=False)
+    ):
+        yield (*fixed, number, vm, vcpu, value, result.unit, run.clock)

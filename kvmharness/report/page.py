@@ -1,0 +1,190 @@
+"""The report's page: what it says of runs, and the template that says it."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from string import ascii_uppercase
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from kvmharness import tables
+from kvmharness.errors import UsageError
+from kvmharness.report import figures, hosts
+from kvmharness.report.figures import Curve, Ratio
+from kvmharness.report.ratio import ratio
+from kvmharness.results import UNITS, CaseResult, Run, Slope
+from kvmharness.runfiles import RunFile
+from kvmharness.text import printable
+
+# A letter each; nobody reads a table of more.
+MOST_RUNS = len(ascii_uppercase)
+# Cases that one run lacks: of more, the number says enough.
+MOST_NAMED = 6
+
+
+class Entry(NamedTuple):
+    """A run as the page names it: by its letter, and in full."""
+
+    number: int
+    letter: str
+    name: str
+    run: Run
+
+    @property
+    def label(self) -> str:
+        return f"{self.letter} {self.name}"
+
+    def find(self, name: str) -> CaseResult | None:
+        """Return the run's case of that name."""
+        return next((case for case in self.run.cases if case.name == name), None)
+
+
+class Comparison(NamedTuple):
+    """A run against the base: a row a case that both measured, and what only one did."""
+
+    entry: Entry
+    figure: Markup | None
+    rows: list[tuple[Ratio, CaseResult, CaseResult]]
+    alone: list[str]
+
+
+class Sweep(NamedTuple):
+    """The runs' sweeps of one case over one parameter."""
+
+    title: str
+    figure: Markup
+    slopes: list[tuple[Entry, Slope]]
+
+
+class CaseSection(NamedTuple):
+    """A case in every run that has it: samples, figures, and counters by name."""
+
+    name: str
+    figure: Markup | None
+    rows: list[tuple[Entry, CaseResult]]
+    counters: list[tuple[str, list[str]]]
+
+
+def _axis(unit: str, run: Run) -> str:
+    return f"{unit}/op: instructions, not nanoseconds" if run.clock == "insn" else f"{unit}/op"
+
+
+def _measured(entry: Entry) -> dict[str, CaseResult]:
+    return {case.name: case for case in entry.run.cases if case.per_op}
+
+
+def _alone(entry: Entry, here: Iterable[str], there: Container[str]) -> list[str]:
+    """Say which cases only one of two runs measured."""
+    names = [printable(name) for name in here if name not in there]
+    if not names:
+        return []
+    which = ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} cases"
+    return [f"Only in {entry.letter}: {which}."]
+
+
+def _comparison(base: Entry, new: Entry) -> Comparison:
+    ours, theirs = _measured(new), _measured(base)
+    rows = [
+        (Ratio(printable(name), *ratio(base.run, new.run, name)), case, ours[name])
+        for name, case in theirs.items()
+        if name in ours and case.per_op and case.per_op.median > 0
+    ]
+    alone = [*_alone(base, theirs, ours), *_alone(new, ours, theirs)]
+    if not rows:
+        return Comparison(new, None, rows, alone)
+    axis = f"cost in {new.letter} as a multiple of {base.letter}'s"
+    if new.run.clock == "insn":
+        axis += f" ({tables.INSTRUCTIONS_BRIEFLY.partition(',')[0]})"
+    title = f"Ratio of {new.label} to {base.label}, a row a case, with 95 % intervals"
+    drawn = figures.forest(
+        [row for row, _, _ in rows], new.number, axis, title, f"ratio-{new.letter}"
+    )
+    return Comparison(new, drawn, rows, alone)
+
+
+def _sweeps(entries: Sequence[Entry]) -> list[Sweep]:
+    found: dict[tuple[str, str], list[tuple[Entry, Slope]]] = {}
+    for entry in entries:
+        for slope in entry.run.slopes:
+            found.setdefault((slope.case, slope.param), []).append((entry, slope))
+    sweeps = []
+    for number, ((case, param), slopes) in enumerate(found.items()):
+        curves = [Curve(entry.number, entry.label, slope) for entry, slope in slopes]
+        title = f"{printable(case)} over {printable(param)}"
+        axis = f"{printable(param)}\n{_axis(slopes[0][1].unit, slopes[0][0].run)}"
+        drawn = figures.sweep(curves, axis, f"Cost of {title}", f"sweep-{number}")
+        sweeps.append(Sweep(title, drawn, slopes))
+    return sweeps
+
+
+def _counters(rows: Sequence[tuple[Entry, CaseResult]]) -> list[tuple[str, list[str]]]:
+    """Return the counts that some run saw, after those that say most in any case."""
+    always = [name for name, _, shown in tables.COLUMNS if shown]
+    reasons = {reason for _, result in rows for reason in result.exit_reasons}
+    counts = [
+        # A reason that was not seen was counted all the same.
+        result.counters | {f"exit {r}": result.exit_reasons.get(r, 0) for r in sorted(reasons)}
+        for _, result in rows
+    ]
+    names = dict.fromkeys([*always, *(name for found in counts for name in found)])
+    return [
+        (name, [tables.count(found.get(name)) for found in counts])
+        for name in names
+        if any((found.get(name) or 0) >= tables.SHOWN_FROM for found in counts)
+        or (name in always and any(found.get(name) is not None for found in counts))
+    ]
+
+
+def _case(entries: Sequence[Entry], name: str, number: int) -> CaseSection:
+    found = [(entry, entry.find(name)) for entry in entries]
+    rows = [(entry, result) for entry, result in found if result is not None]
+    drawn = [figures.Row(e.number, e.label, result) for e, result in rows if result.per_op]
+    if not drawn:
+        return CaseSection(printable(name), None, rows, _counters(rows))
+    title = f"Samples of {printable(name)} in each run, grouped by VM"
+    axis = _axis(rows[0][1].unit, entries[0].run)
+    figure = figures.distributions(drawn, axis, title, f"samples-{number}")
+    return CaseSection(printable(name), figure, rows, _counters(rows))
+
+
+def _safe(value: object) -> object:
+    """Make escapes of what no page can hold, in whatever the template writes."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def render(files: Sequence[RunFile]) -> str:
+    """Return the page of the runs, the first of which is the base of every comparison.
+
+    Raises UsageError where the runs are of different clocks, or too many.
+    """
+    clocks = {file.run.clock for file in files}
+    if len(clocks) > 1:
+        raise UsageError(
+            f"report: runs of different clocks ({', '.join(sorted(clocks))}) cannot be compared; "
+            "make a report for each"
+        )
+    if len(files) > MOST_RUNS:
+        raise UsageError(f"report: {len(files)} runs; name {MOST_RUNS} or fewer")
+    entries = [
+        Entry(number, letter, file.name, file.run)
+        for number, (letter, file) in enumerate(zip(ascii_uppercase, files, strict=False))
+    ]
+    names = dict.fromkeys(case.name for entry in entries for case in entry.run.cases)
+    clock = files[0].run.clock
+    environment = Environment(
+        loader=PackageLoader("kvmharness.report", "."), autoescape=True,
+        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_safe,
+    )  # fmt: skip
+    return environment.get_template("page.html.j2").render(
+        entries=entries,
+        unit=UNITS[clock],
+        note=f"Figures are {tables.INSTRUCTIONS_BRIEFLY}." if clock == "insn" else "",
+        instructions=tables.INSTRUCTIONS,
+        comparisons=[_comparison(entries[0], entry) for entry in entries[1:]],
+        sweeps=_sweeps(entries),
+        cases=[_case(entries, name, number) for number, name in enumerate(names)],
+        hosts=hosts.rows([entry.run for entry in entries]),
+        tables=tables,
+    )
