@@ -34,6 +34,7 @@ class Counting:
         self._settings = settings
         self._opener = opener
         self._stack = ExitStack()
+        self._reasons: ExitReasons | None = None
         self._passes: list[list[perf.Event]] = []
         self.absent: dict[str, str] = {}
         try:
@@ -104,10 +105,11 @@ class Counting:
 
     def _add_reasons(self, case: Case, result: CaseResult) -> None:
         iterations = min(result.iterations or 1, MOST_OPS)
-        with (
-            self._warm(case, iterations) as machine,
-            closing(ExitReasons(machine.thread_ids)) as reasons,
-        ):
+        if self._reasons is None:
+            self._reasons = self._stack.enter_context(closing(ExitReasons()))
+        reasons = self._reasons
+        with self._warm(case, iterations) as machine:
+            reasons.watch(machine.thread_ids)
             measured = machine.measure(iterations, 1, [reasons])
             result.exit_reasons = per_op(measured.counts, iterations * len(measured.ticks))
             if reasons.failure:

@@ -46,15 +46,18 @@ class Measurement:
 class Machine:
     """A VM loaded with a case's guest, standing before its first doorbell.
 
-    `cpus` are the CPUs for the threads of a case with several vCPUs (empty: any).
+    `cpus` are the CPUs for the threads of a case with several vCPUs (empty: any),
+    `proof_iterations`, an odd number, the ops between two checks of W^X.
     Raises KvmError where KVM refuses a part of the set-up.
     """
 
     def __init__(
         self, system: System, case: Case, *, timeout_s: float = DEFAULT_TIMEOUT_S,
         blob: guest.Blob | None = None, cpus: Sequence[int] = (),
+        proof_iterations: int = PROOF_ITERATIONS,
     ) -> None:  # fmt: skip
         self.case = case
+        self._proof_iterations = proof_iterations
         self._timeout_ns = int(timeout_s * 1e9)
         self._blob = blob or guest.blob(case.guest)
         self._can_prove = f"prove_{case.op}" in self._blob.symbols
@@ -136,10 +139,8 @@ class Machine:
             struct.pack_into("<4I", self.memory, page + lib.SHARED_ITERATIONS, *values)
             struct.pack_into("<I", self.memory, page + lib.SHARED_ARRIVED, 0)
 
-    def prove(
-        self, rounds: int = PROOF_ROUNDS, iterations: int = PROOF_ITERATIONS
-    ) -> int | None:
-        """Have the guest prove W^X around `rounds` times `iterations` ops.
+    def prove(self, rounds: int = PROOF_ROUNDS) -> int | None:
+        """Have the guest prove W^X around `rounds` times some ops.
 
         Returns how many writes were tried, None where the guest cannot (no paging).  Raises
         KvmIncorrect if KVM got one wrong, Infeasible if the CPU is not fit for the op.  To be
@@ -148,6 +149,7 @@ class Machine:
         if self._proved or not self._can_prove:
             return None
         self._proved = True
+        iterations = self._proof_iterations
         self._ask(iterations, rounds, 1)
         self._run_to(0, lib.DOORBELL_BEGIN)
         reason = why_no_reload(self.memory, self.case, self.roots)

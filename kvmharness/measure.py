@@ -19,7 +19,7 @@ from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect, Us
 from kvmharness.feasible import limits, why_not
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
-from kvmharness.machine import MAX_ITERATIONS, Machine
+from kvmharness.machine import MAX_ITERATIONS, PROOF_ITERATIONS, Machine
 from kvmharness.results import (
     UNITS,
     CaseResult,
@@ -45,7 +45,11 @@ def open_machine(system: System, case: Case, settings: Settings) -> Machine:
     if settings.cpu is not None and case["vcpus"] > 1:
         others = sorted(ALLOWED_CPUS - {settings.cpu}, reverse=True)
         cpus = [settings.cpu, *others]
-    return Machine(system, case, timeout_s=settings.timeout_s, cpus=cpus)
+    # No more ops than a sample has, where somebody chose few: they may be dear.
+    proof_iterations = min(PROOF_ITERATIONS, (settings.iterations or PROOF_ITERATIONS) | 1)
+    return Machine(
+        system, case, timeout_s=settings.timeout_s, cpus=cpus, proof_iterations=proof_iterations
+    )
 
 
 @dataclass

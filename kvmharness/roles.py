@@ -12,13 +12,14 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 
-from kvmharness import kernelfile
 from kvmharness.btf import Btf, BtfError, has_string, is_split
-from kvmharness.kernelfile import KernelFile
+
+if TYPE_CHECKING:
+    from kvmharness.kernelfile import KernelFile
 
 Evidence = Literal["btf", "kallsyms", "version"]
 
@@ -276,6 +277,9 @@ def _read(path: Path) -> bytes | None:
 
 def running() -> Roles:
     """Return what the running kernel tells, in about 0.3 s; evidence it lacks is skipped."""
+    # Not for whoever is told the answer, as a lab is: this import is a tenth of all it does.
+    from kvmharness.kernelfile import KernelFile  # noqa: PLC0415
+
     uname = os.uname()
     text = _read(KALLSYMS)
     signature = (_read(UBUNTU_VERSION) or b"").decode(errors="replace")
@@ -295,4 +299,6 @@ def of_path(path: Path | str) -> Roles:
 
     Raises UsageError where it cannot be read as one.
     """
+    from kvmharness import kernelfile  # noqa: PLC0415 - as above
+
     return roles_of(kernelfile.read(Path(path)))

@@ -185,7 +185,8 @@ def test_exit_reasons_are_counted_by_the_kernels_names() -> None:
 
 
 def test_exit_reasons_without_tracefs_are_absent_with_the_reason(tmp_path: Path) -> None:
-    with closing(ExitReasons([1], tmp_path)) as reasons:
+    with closing(ExitReasons(tmp_path)) as reasons:
+        reasons.watch([1])
         reasons.begin()
         assert reasons.end() == {}
     assert reasons.failure == "tracefs: No such file or directory; run as root"

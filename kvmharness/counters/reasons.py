@@ -25,12 +25,13 @@ def parse(trace: str) -> Counter[str]:
 
 
 class ExitReasons:
-    """Exits by reason of `threads` between two doorbells, as a counter source.
+    """Exits by reason between two doorbells, as a counter source; watch() says of which threads.
 
-    `failure` says why there are none.
+    `failure` says why there are none.  The instance is kept until close(): the kernel makes
+    thousands of files for it.
     """
 
-    def __init__(self, threads: Sequence[int], root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None) -> None:
         self.failure: str | None = None
         self._instance: Path | None = None
         root = root or tracing()
@@ -45,7 +46,16 @@ class ExitReasons:
         try:
             instance.mkdir()
             self._instance = instance
-            (instance / "set_event_pid").write_text(" ".join(map(str, threads)))
+        except OSError as error:
+            self.failure = f"tracefs: {error.strerror}; run as root"
+
+    def watch(self, threads: Sequence[int]) -> None:
+        """Count the exits of these threads from now on, and forget what was counted."""
+        if self._instance is None or self.failure is not None:
+            return
+        try:
+            (self._instance / "set_event_pid").write_text(" ".join(map(str, threads)))
+            (self._instance / "trace").write_text("")  # opening it to write empties the buffer
         except OSError as error:
             self.failure = f"tracefs: {error.strerror}; run as root"
 

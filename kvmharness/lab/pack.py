@@ -13,6 +13,7 @@ import shlex
 import struct
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +24,8 @@ from kvmharness.lab import boot
 IMPORTS = "kvmharness.lab.inside, kvmharness.counters.profile, platform"
 # Loaded before anything can be packed, or by nobody but the host.
 LEFT_OUT = frozenset({"encodings", "_distutils_hack"})
+# Python's own shared libraries are mapped, not read, and lie where Python looks anyway.
+LIBRARIES = Path(sysconfig.get_path("stdlib"), "lib-dynload")
 FILE = "pack.tar"
 FOLDER = "/run/kvmharness"
 
@@ -68,7 +71,7 @@ def _modules() -> list[tuple[Path, str]]:
     for name, path in _loaded().items():
         if path.name == "__init__.py" and "." not in name:
             found += _whole(path.parent)
-        elif "." not in name:
+        elif "." not in name and path.parent != LIBRARIES:
             found.append((path, path.name))
     packed = []
     for path, place in found:
