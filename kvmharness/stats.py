@@ -140,7 +140,8 @@ def net_slope(
 ) -> tuple[float, tuple[float, float] | None]:
     """Return the difference of two slopes and its interval, both sides resampled."""
     (own, own_fit), (base, base_fit) = _line(points), _line(empty)
-    rise = float(own_fit[1] @ own - base_fit[1] @ base)
+    # Exact counts have slopes that cancel, but for the last bits of a float.
+    rise = round(float(own_fit[1] @ own - base_fit[1] @ base), 9)
     fewest = min(len(groups) for _, groups in [*points, *empty])
     if fewest < 2:
         return rise, None

@@ -55,6 +55,8 @@ def _families(run: Run, groups: Groups) -> dict[tuple[str, str], dict[int, CaseR
             continue
         case = result.case
         for param in SWEPT:
+            if param.name == "pages" and not case["pages"]:
+                continue  # another loop, without the touching: it is on no line with the others
             rest = {k: v for k, v in result.params.items() if k != param.name}
             shared = Case(result.guest, result.op, rest).name
             families.setdefault((shared, param.name), {})[case[param.name]] = result

@@ -53,7 +53,7 @@ def test_case_without_samples_stays_empty() -> None:
 def swept(op: str, per_page: float, **others: int) -> list[CaseResult]:
     """Cases that touch ever more pages, at 100 ns and `per_page` ns a page."""
     cases = []
-    for pages in (0, 16, 64, 256):
+    for pages in (4, 16, 64, 256):
         params = {k: v for k, v in {"pages": pages, **others}.items() if v}
         case = made_up_case(Case("long64", op, params).name, 100 + per_page * pages)
         case.op, case.params = op, params
@@ -69,13 +69,21 @@ def test_sweep_has_a_slope_net_of_the_one_of_empty() -> None:
     assert (empty.case, empty.param, empty.unit) == ("long64/empty", "pages", "ns")
     assert (empty.net_slope, empty.net_ci95) == (None, None)
     assert toggle.case == "long64/cr0_wp"
-    assert [x for x, _ in toggle.points] == [0, 16, 64, 256]
+    assert [x for x, _ in toggle.points] == [4, 16, 64, 256]
     assert [y for _, y in toggle.points] == [c.per_op and c.per_op.median for c in run.cases[4:]]
     assert toggle.slope == pytest.approx(50, rel=0.01)
     assert toggle.net_slope == pytest.approx(49, rel=0.01)
     assert toggle.ci95 is not None
     assert toggle.ci95[0] < toggle.slope < toggle.ci95[1]
     assert toggle.net_ci95 is not None
+
+
+def test_the_loop_without_the_touching_is_not_on_the_line() -> None:
+    run = made_up_run()
+    run.cases = [made_up_case("long64/cr0_wp", 1), *swept("cr0_wp", 50)]
+    summarise(run)
+    (slope,) = run.slopes
+    assert [x for x, _ in slope.points] == [4, 16, 64, 256]
 
 
 def test_sweeps_at_other_parameters_are_slopes_of_their_own() -> None:

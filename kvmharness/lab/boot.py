@@ -38,7 +38,7 @@ PREPARE = (
 )
 # The self-tests of the crypto code take a third of the boot, and KVM has no part in them.
 OPTIONS = ("cryptomgr.notests",)
-CONSOLE = "console.log"
+COMMAND, CONSOLE = "command", "console.log"
 # No sign of life for so long is a hang: from the outside, since the clock inside may jump.
 SILENT_S = 120.0
 POLL_S = 0.1
@@ -127,7 +127,7 @@ def command_line(boot: Boot, image: Path, qemu: Path) -> list[str]:
         *machine.virtme, "--force-9p", "--disable-microvm", "--memory", f"{MEMORY_MIB}M",
         "--cpus", "1", "--user", "root", "--show-boot-console", *kernel,
         *(f"--qemu-opt={option}" for option in options),
-        "--rwdir", f"/{JOB_AT}={boot.folder}", "--script-sh", PREPARE + boot.command,
+        "--rwdir", f"/{JOB_AT}={boot.folder}", "--script-sh", f". /{JOB_AT}/{COMMAND}",
     ]  # fmt: skip
 
 
@@ -164,6 +164,8 @@ def run(boot: Boot, progress: Callable[[str], None]) -> None:
     silence, UsageError where virtme-ng or QEMU is not there.
     """
     folder = boot.folder
+    # In a file: the kernel's command line, which a run records, has room for little.
+    (folder / COMMAND).write_text(f"{PREPARE}{boot.command}\n")
     command = command_line(boot, _stage(boot), _shims(folder))
     progress("booting")
     with subprocess.Popen(

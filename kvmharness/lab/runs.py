@@ -90,9 +90,10 @@ def check_folder(output: Path) -> None:
 
 
 def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
-    here = L0(
-        platform.node(), host.kernel(), host.vendor_module(), host.cpu(), host.hypervisor()
-    )
+    kernel = host.kernel()
+    if plan.machine.clock == "insn":
+        kernel.cmdline = None  # it moves no count of instructions, and tells of the host
+    here = L0(platform.node(), kernel, host.vendor_module(), host.cpu(), host.hypervisor())
     return Lab(
         machine=plan.machine.name,
         variant=target.variant.name,
