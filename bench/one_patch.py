@@ -1,9 +1,8 @@
 """One patch, two modules: what the CR0.WP cure alone does, with nothing else different.
 
-Builds KVM's modules of Debian's 6.1 from its own source, headers and configuration: as they are,
-with the cure switched off by one line, and with the roots' longer life switched off by another;
-and measures all of them in the same kernel by the lab.  It needs gcc-12, make, and Debian's
-packages, which are fetched into the cache.
+Builds KVM's modules of Debian's 6.1 twice from its own source, headers and configuration, as
+they are and with the cure switched off by one line, and measures both in the same kernel by
+the lab.  It needs gcc-12, make, and Debian's packages, which are fetched into the cache.
 
     python bench/one_patch.py [FOLDER]     run files go there; default: one-patch
 """
@@ -15,7 +14,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
 from kvmharness.lab import cache, packages
 
@@ -25,37 +23,14 @@ PACKAGES = [
     SOURCE, f"linux-headers-{RELEASE}", "linux-headers-6.1.0-56-common", "linux-kbuild-6.1",
 ]  # fmt: skip
 MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
-X86 = Path("arch/x86/kvm/x86.c")
-TDP_MMU = Path("arch/x86/kvm/mmu/tdp_mmu.c")
-
-
-class Edit(NamedTuple):
-    """A line to change: it must stand once in `file`."""
-
-    file: Path
-    old: str
-    new: str
-
-
 # kvm_post_set_cr0(), as commit 01b31714bd90 ("KVM: x86: Do not unload MMU roots when only
 # toggling CR0.WP with TDP enabled") (in v6.4, v6.1.29) left it: without this branch a toggle
-# goes on to kvm_mmu_reset_context().
-UNCURED = Edit(
-    X86,
-    "if (tdp_enabled && (cr0 ^ old_cr0) == X86_CR0_WP) {",
-    "if (0 && tdp_enabled && (cr0 ^ old_cr0) == X86_CR0_WP) {",
-)
-# kvm_tdp_mmu_get_vcpu_root_hpa(), as commit edbdb43fc96b ("KVM: x86: Preserve TDP MMU roots until
-# they are explicitly invalidated") (in v6.4, in 6.1.y too) left it: without the TDP MMU's own
-# reference a root dies with its last vCPU's.
-UNPRESERVED = Edit(
-    TDP_MMU,
-    "refcount_set(&root->tdp_mmu_root_count, 2);",
-    "refcount_set(&root->tdp_mmu_root_count, 1);",
-)
-BUILDS: dict[str, tuple[Edit, ...]] = {
-    "cured": (), "uncured": (UNCURED,), "uncured-unpreserved": (UNCURED, UNPRESERVED),
-}  # fmt: skip
+# goes on to kvm_mmu_reset_context().  Its roots are not rebuilt all the same: commit
+# edbdb43fc96b ("KVM: x86: Preserve TDP MMU roots until they are explicitly invalidated") (in
+# v6.4, in 6.1.y too) keeps them alive to be found again.
+FILE = Path("arch/x86/kvm/x86.c")
+CURED = "if (tdp_enabled && (cr0 ^ old_cr0) == X86_CR0_WP) {"
+UNCURED = "if (0 && tdp_enabled && (cr0 ^ old_cr0) == X86_CR0_WP) {"
 
 
 def lay_out(into: Path) -> None:
@@ -98,33 +73,32 @@ def build(tree: Path, log: Path, into: Path) -> None:
         shutil.copy2(tree / "arch/x86/kvm" / name, into / name)
 
 
-def edit(tree: Path, edits: tuple[Edit, ...]) -> None:
-    """Make the sources Debian's own but for `edits`."""
-    for file in (X86, TDP_MMU):
-        original = tree / f"{file}.debian"
-        if not original.exists():
-            shutil.copy2(tree / file, original)
-        text = original.read_text()
-        for change in edits:
-            if change.file == file:
-                if text.count(change.old) != 1:
-                    sys.exit(f"one_patch: {file} of {SOURCE} has changed; see the edit's comment")
-                text = text.replace(change.old, change.new)
-        (tree / file).write_text(text)
+def switched_off(text: str) -> str:
+    """Return the source with the cure switched off, or end where it is not as expected."""
+    if text.count(CURED) != 1:
+        sys.exit(f"one_patch: {FILE} of {SOURCE} has changed; see kvm_post_set_cr0()")
+    return text.replace(CURED, UNCURED)
 
 
 def main() -> None:
-    """Build all, measure all."""
+    """Build both, measure both."""
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "one-patch")
     if shutil.which("gcc-12") is None:
         sys.exit("one_patch: no gcc-12, which Debian built 6.1 with; apt-get install gcc-12")
     home = cache.made_once(cache.folder() / "one-patch", lay_out)
     tree = home / "tree"
-    for name, edits in BUILDS.items():
-        edit(tree, edits)
+    source = tree / FILE
+    original = home / "x86.c"
+    if not original.exists():
+        shutil.copy2(source, original)
+    for name, text in (
+        ("cured", original.read_text()),
+        ("uncured", switched_off(original.read_text())),
+    ):
+        source.write_text(text)
         log = home / f"{name}.log"
         cache.made_once(home / name, lambda into, log=log: build(tree, log, into))
-    for name in BUILDS:
+    for name in ("cured", "uncured"):
         lab = [sys.executable, "-m", "kvmharness", "lab", f"linux-image-{RELEASE}"]
         cases = [f"--case=long64/{op}" for op in ("empty", "cr0_wp", "cr4_smep", "cpuid")]
         variants = ["--variant", "tdp", "--variant", "legacy", "--variant", "shadow"]
