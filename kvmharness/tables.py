@@ -12,6 +12,7 @@ from kvmharness import stats
 from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE
 from kvmharness.profiling import Profiled
 from kvmharness.results import UNITS, CaseResult, Host, Interval, Run
+from kvmharness.text import printable
 
 # The counters that say most about a toggle: counter, title, shown even where all are 0.
 COLUMNS = (
@@ -51,7 +52,7 @@ def figure(value: float) -> str:
 
 def plain(text: str) -> Text:
     """Return text from a file as text: what is no character to print comes as its escape."""
-    return Text("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+    return Text(printable(text))
 
 
 def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
@@ -183,7 +184,7 @@ def _by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
 def show(run: Run, out: Console) -> None:
     """Print a run: head, table, then a line for everything that went other than planned."""
     for line in head(run.host):
-        out.print(Text(line))
+        out.print(plain(line))
     columns = [
         (name, title)
         for name, title, always in COLUMNS
@@ -205,8 +206,8 @@ def show(run: Run, out: Console) -> None:
         counters = [count(result.counters.get(name)) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
-            Text(result.name + mark), with_interval(result.per_op), net_of_empty(result), *tsc,
-            *counters, Text(result.class_ or "-"),
+            plain(result.name + mark), with_interval(result.per_op), net_of_empty(result), *tsc,
+            *counters, plain(result.class_ or "-"),
         )  # fmt: skip
     out.print(table)
     settings = run.settings
@@ -219,4 +220,4 @@ def show(run: Run, out: Console) -> None:
     if run.clock == "insn":
         out.print(Text(INSTRUCTIONS), soft_wrap=True)
     for line in (*remarks(run), *_exits(run)):
-        out.print(Text(line), soft_wrap=True)
+        out.print(plain(line), soft_wrap=True)

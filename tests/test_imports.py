@@ -21,7 +21,7 @@ ORDER = """
     profiling classify stats summary running runfiles tables curves distributions ratios
     differences explain compare compare_table expectations doctor
     export export.outcome export.csv export.pyperf export.junit export.ktap
-    report report.ratio report.svg report.axes report.figures report.hosts report.page
+    report report.svg report.axes report.figures report.hosts report.page
     lab.cache lab.packages lab.kernels lab.modules lab.machines lab.boot lab.pack lab.runs
     lab.watching
     commands commands.options commands.completion commands.settle commands.run commands.lab

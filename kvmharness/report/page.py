@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kvmharness import tables
+from kvmharness import compare, compare_table, tables
 from kvmharness.errors import UsageError
 from kvmharness.report import figures, hosts
 from kvmharness.report.figures import Curve, Ratio
-from kvmharness.report.ratio import ratio
 from kvmharness.results import UNITS, CaseResult, Run, Slope
 from kvmharness.runfiles import RunFile
 from kvmharness.text import printable
@@ -41,13 +40,24 @@ class Entry(NamedTuple):
         return next((case for case in self.run.cases if case.name == name), None)
 
 
+class Judged(NamedTuple):
+    """A case in both runs: its ratio, both costs, the verdict, and what KVM did."""
+
+    ratio: Ratio
+    before: float
+    after: float
+    verdict: str
+    said: str
+
+
 class Comparison(NamedTuple):
-    """A run against the base: a row a case that both measured, and what only one did."""
+    """A run against the base: the sentence, a row a case, and what could not be compared."""
 
     entry: Entry
+    sentence: str
     figure: Markup | None
-    rows: list[tuple[Ratio, CaseResult, CaseResult]]
-    alone: list[str]
+    rows: list[Judged]
+    others: list[str]
 
 
 class Sweep(NamedTuple):
@@ -71,37 +81,39 @@ def _axis(unit: str, run: Run) -> str:
     return f"{unit}/op: instructions, not nanoseconds" if run.clock == "insn" else f"{unit}/op"
 
 
-def _measured(entry: Entry) -> dict[str, CaseResult]:
-    return {case.name: case for case in entry.run.cases if case.per_op}
-
-
-def _alone(entry: Entry, here: Iterable[str], there: Container[str]) -> list[str]:
-    """Say which cases only one of two runs measured."""
-    names = [printable(name) for name in here if name not in there]
-    if not names:
-        return []
-    which = ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} cases"
-    return [f"Only in {entry.letter}: {which}."]
-
-
 def _comparison(base: Entry, new: Entry) -> Comparison:
-    ours, theirs = _measured(new), _measured(base)
+    found = compare.compare(
+        compare.side(base.letter, [base.run]), compare.side(new.letter, [new.run])
+    )
     rows = [
-        (Ratio(printable(name), *ratio(base.run, new.run, name)), case, ours[name])
-        for name, case in theirs.items()
-        if name in ours and case.per_op and case.per_op.median > 0
-    ]
-    alone = [*_alone(base, theirs, ours), *_alone(new, ours, theirs)]
+        Judged(
+            Ratio(printable(row.case), row.found.ratio, row.found.ci95),
+            row.found.base, row.found.new, row.verdict, printable(row.said),
+        )
+        for row in found.rows
+        if row.found
+    ]  # fmt: skip
+    reasons: dict[str, list[str]] = {}
+    for row in found.rows:
+        if not row.found:
+            reasons.setdefault(f"{row.verdict}: {row.said}", []).append(row.case)
+    for case, reason in found.left_out.items():
+        reasons.setdefault(reason, []).append(case)
+    others = [printable(f"{_named(names)}: {reason}.") for reason, names in reasons.items()]
+    sentence = printable(compare_table.sentence(found))
     if not rows:
-        return Comparison(new, None, rows, alone)
+        return Comparison(new, sentence, None, rows, others)
     axis = f"cost in {new.letter} as a multiple of {base.letter}'s"
     if new.run.clock == "insn":
         axis += f" ({tables.INSTRUCTIONS_BRIEFLY.partition(',')[0]})"
     title = f"Ratio of {new.label} to {base.label}, a row a case, with 95 % intervals"
-    drawn = figures.forest(
-        [row for row, _, _ in rows], new.number, axis, title, f"ratio-{new.letter}"
-    )
-    return Comparison(new, drawn, rows, alone)
+    ratios = [row.ratio for row in rows]
+    drawn = figures.forest(ratios, new.number, axis, title, f"ratio-{new.letter}")
+    return Comparison(new, sentence, drawn, rows, others)
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} cases"
 
 
 def _sweeps(entries: Sequence[Entry]) -> list[Sweep]:
