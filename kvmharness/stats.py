@@ -141,13 +141,13 @@ def net_slope(
     """Return the difference of two slopes and its interval, both sides resampled."""
     (own, own_fit), (base, base_fit) = _line(points), _line(empty)
     # Exact counts have slopes that cancel, but for the last bits of a float.
-    rise = round(float(own_fit[1] @ own - base_fit[1] @ base), 9)
+    rise = round(float(own_fit[1] @ own - base_fit[1] @ base), 9) + 0.0
     fewest = min(len(groups) for _, groups in [*points, *empty])
     if fewest < 2:
         return rise, None
     rng = np.random.default_rng(SEED)
     resampled = _slopes(points, own_fit, rng) - _slopes(empty, base_fit, rng)
-    return rise, _interval(resampled, fewest)
+    return rise, _interval(np.round(resampled, 9), fewest)
 
 
 def half_width(interval: Interval) -> float | None:
