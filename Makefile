@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-LAB_KERNEL := linux-image-6.1.0-56-amd64
+LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/* bench/*.toml)
 
 .PHONY: bench test lint packages overhead reproduce one-patch clean

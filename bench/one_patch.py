@@ -9,12 +9,14 @@ the lab.  It needs gcc-12, make, and Debian's packages, which are fetched into t
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from kvmharness.errors import HarnessError
 from kvmharness.lab import cache, packages
 
 RELEASE = "6.1.0-56-amd64"
@@ -85,7 +87,8 @@ def main() -> None:
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "one-patch")
     if shutil.which("gcc-12") is None:
         sys.exit("one_patch: no gcc-12, which Debian built 6.1 with; apt-get install gcc-12")
-    home = cache.made_once(cache.folder() / "one-patch", lay_out)
+    home = cache.made_once(cache.folder("one-patch") / RELEASE, lay_out)
+    built: dict[str, Path] = {}
     tree = home / "tree"
     source = tree / FILE
     original = home / "x86.c"
@@ -96,17 +99,21 @@ def main() -> None:
         ("uncured", switched_off(original.read_text())),
     ):
         source.write_text(text)
-        log = home / f"{name}.log"
-        cache.made_once(home / name, lambda into, log=log: build(tree, log, into))
-    for name in ("cured", "uncured"):
+        built[name] = home / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        log = built[name].with_suffix(".log")
+        cache.made_once(built[name], lambda into, log=log: build(tree, log, into))
+    for name, modules in built.items():
         lab = [sys.executable, "-m", "kvmharness", "lab", f"linux-image-{RELEASE}"]
         cases = [f"--case=long64/{op}" for op in ("empty", "cr0_wp", "cr4_smep", "cpuid")]
         variants = ["--variant", "tdp", "--variant", "legacy", "--variant", "shadow"]
-        subprocess.run(
-            [*lab, *cases, *variants, "--kvm-modules", home / name, "-o", output / name],
-            check=True,
-        )
+        options = ["--kvm-modules", modules, "-o", output / name]
+        status = subprocess.run([*lab, *cases, *variants, *options], check=False).returncode
+        if status:
+            sys.exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except HarnessError as error:
+        sys.exit(f"one_patch: {error}")

@@ -24,8 +24,9 @@ want 'command -v perf' linux-perf
 want 'command -v bpftool' bpftool
 # For the lab.
 want 'command -v qemu-system-x86_64' qemu-system-x86
-want 'busybox --list | grep -qx setsid' busybox-static
-want 'PATH=$PATH:/usr/sbin:/sbin command -v insmod' kmod
+want 'busybox --list | grep -qx su' busybox-static
+want 'PATH=$PATH:/usr/sbin:/sbin command -v depmod' kmod
+want 'command -v file' file
 # For the report's tests.
 want 'command -v chromium' chromium
 

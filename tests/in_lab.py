@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from pathlib import Path
 
 from kvmharness.errors import LabLost
 from kvmharness.lab import boot, kernels, machines, modules, runs, variants
+from tests.kernels import newest
 
 ROOT = Path(__file__).parents[1]
 # Importing the tests through 9p on an emulated CPU takes minutes, in which nothing is said.
 SILENT_S = 900.0
+# 6.1, say: the newest that is packaged, since mirrors drop old ones.
+SERIES = re.compile(r"\d+(\.\d+)?")
 OPTIONS = "-v -m kvm -p no:cacheprovider --basetemp=/run/tests -o timeout=900"
 
 
@@ -20,7 +24,7 @@ def _command(kernel: kernels.Kernel, folder: Path, kind: machines.MachineKind, o
     wanted = variants.parse("default").parameters(kind.vendor)
     loaded, _ = modules.prepare(kernel, wanted, None, folder)
     load = [f"insmod /{boot.JOB_AT}/{module.file}" for module in loaded]
-    python = shlex.quote(f"/{boot.HOST}{ROOT}/.venv/bin/python")
+    python = shlex.quote(f"/{boot.HOST}{sys.executable}")
     chosen = f"-k {shlex.quote(only)}" if only else ""
     return "; ".join(
         [
@@ -36,19 +40,19 @@ def _command(kernel: kernels.Kernel, folder: Path, kind: machines.MachineKind, o
 def run_tests(named: str, only: str) -> int:
     """Boot, run the tests marked kvm (those that `only` selects), return pytest's status."""
     kind = machines.choose(None)
-    kernel = kernels.resolve(named)
+    kernel = kernels.resolve(newest(named) if SERIES.fullmatch(named) else named)
     with runs.Workshop() as workshop:
         folder = workshop.job()
         job = boot.Boot(
             kernel, kind, folder, _command(kernel, folder, kind, only), silent_s=SILENT_S
         )
         try:
-            boot.run(job, lambda line: print(f"{named}: {line}", flush=True))
+            boot.Runner().run(job, lambda line: print(f"{named}: {line}", flush=True))
         except LabLost as error:
             print(f"{error.console}\nlost: {error}")
             return 4
         console = (folder / boot.CONSOLE).read_text(errors="replace")
-        print(console[console.find("=== test session") - 20 :])
+        print(console[max(console.find("=== test session") - 20, 0) :])
         status = folder / "status"
         if not status.is_file():
             print("lost: the machine ended before the tests did", file=sys.stderr)

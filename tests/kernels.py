@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 
 import pytest
 
@@ -23,24 +24,24 @@ def newest(series: str) -> str:
     found = found or [o.name for o in packages.offers() if o.name.startswith(prefix)]
     if not found:
         raise UsageError(f"kernel {series}: apt's mirror offers none; try kernels list")
-    return found[-1]
+    return max(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
 
 @functools.cache
-def why_no_lab() -> str | None:
+def why_no_lab(*needed: str) -> str | None:
     """Return why no lab can be booted here, None if it can; fetch the kernels on the way."""
     try:
         machines.check_tools()
-        for series in (UNCURED, CURED):
+        for series in needed:
             kernels.resolve(newest(series))
     except UsageError as error:
         return str(error)
     return None
 
 
-def need_lab() -> None:
+def need_lab(*needed: str) -> None:
     """Skip the test that calls it where no lab can be booted, or fail if it must be."""
-    reason = why_no_lab()
+    reason = why_no_lab(*(needed or (UNCURED, CURED)))
     if reason is None:
         return
     if os.environ.get(REQUIRE) == "1":

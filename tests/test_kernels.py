@@ -41,6 +41,7 @@ def boot_image(path: Path) -> Path:
 def installed(root: Path, lib: str = "lib") -> Path:
     folder = root / lib / "modules" / RELEASE
     (folder / "kernel").mkdir(parents=True)
+    (folder / "modules.dep").touch()
     return folder
 
 
@@ -52,6 +53,19 @@ def test_an_unpacked_packages_folder(tmp_path: Path, lib: str) -> None:
     found = kernels.resolve(str(root))
     assert (found.image, found.modules, found.release) == (image, folder, RELEASE)
     assert (found.named, found.label) == (str(root), RELEASE)
+
+
+def test_modules_that_nobody_indexed_are_indexed_in_the_cache(tmp_path: Path) -> None:
+    image = boot_image(tmp_path / "x/boot/vmlinuz")
+    folder = installed(tmp_path / "x")
+    (folder / "modules.dep").unlink()
+    (folder / "kernel/kvm.ko").touch()
+    found = kernels.resolve(str(image)).modules
+    assert found is not None
+    assert found != folder
+    assert (found / "modules.dep").is_file()
+    assert (found / "kernel/kvm.ko").resolve() == folder / "kernel/kvm.ko"
+    assert not (folder / "modules.dep").exists()
 
 
 def test_an_image_finds_its_modules_beside_it(tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
 def booted(cured: kernels.Kernel, command: str, **options: object) -> Iterator[Path]:
     with runs.Workshop() as workshop:
         folder = workshop.job()
-        boot.run(
+        boot.Runner().run(
             boot.Boot(cured, TCG_SVM, folder, command, **options),  # type: ignore[arg-type]
             lambda line: None,
         )
@@ -174,8 +174,33 @@ def test_a_boot_that_hangs_is_lost(cured: kernels.Kernel) -> None:
         folder = workshop.job()
         hung = boot.Boot(cured, stopped, folder, "true", silent_s=2)
         with pytest.raises(LabLost, match="silent for 2 s while booting"):
-            boot.run(hung, lambda line: None)
+            boot.Runner().run(hung, lambda line: None)
         assert not [line for line in machines_running() if str(folder) in line]
+
+
+def test_a_user_who_is_not_root_boots_too(cured: kernels.Kernel, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("it is so in every other test")
+    # With a cache and a home of its own, which nobody may write.
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    command = [
+        "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set",
+        "-all", "env", f"XDG_CACHE_HOME={tmp_path}", f"HOME={tmp_path}", f"TMPDIR={tmp_path}",
+        sys.executable, "-m", "kvmharness", "lab", str(cured.image.parents[1]), "--case",
+        "long64/empty", "--machine", "tcg-svm", "-o", str(tmp_path / "runs"),
+    ]  # fmt: skip
+    if not readable_by_others(Path(sys.executable), cured.image):
+        pytest.skip("Python or the kernel lies where only root may read")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "long64/empty" in done.stdout
+
+
+def readable_by_others(*paths: Path) -> bool:
+    folders = {parent for path in paths for parent in path.resolve().parents}
+    return all(folder.stat().st_mode & 0o005 == 0o005 for folder in folders)
 
 
 def test_the_hosts_files_are_read_only(cured: kernels.Kernel, tmp_path: Path) -> None:
@@ -241,4 +266,4 @@ def test_a_truncated_package_is_one_line(tmp_path: Path, kvmharness: Call) -> No
     assert (done.returncode, done.stdout) == (2, "")
     assert "unpack linux-image.deb: " in done.stderr
     assert done.stderr.count("\n") == 1
-    assert not [p for p in cache.folder("debs").iterdir() if p.name.startswith(".tmp")]
+    assert not [p for p in cache.folder("debs").iterdir() if p.is_dir() and p.name[0] == "."]

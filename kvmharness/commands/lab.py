@@ -81,18 +81,18 @@ def lab(
 
     machines.check_tools()
     kind = machines.choose(machine)
-    if patterns and suite_name is None:
-        chosen = cases.select(patterns)
-    else:
-        suite = suites.load(suite_name or "quick")
-        chosen = settle.within(suite, patterns)
+    if not patterns:
+        suite_name = suite_name or "quick"
+    chosen = settle.within(suites.load(suite_name), patterns) if suite_name else (
+        cases.select(patterns)
+    )
     chosen_settings = settings(kind, vms, samples, iterations, precision, timeout)
     wanted = [known.parse(text) for text in variants or ("default",)]
     targets = [runs.Target(kernels.resolve(name), v) for name in kernel for v in wanted]
     runs.check_labels(targets)
     if output:
         runs.check_folder(output)
-    plan = runs.Plan(chosen, chosen_settings, suite_name or "quick", kind, kvm_modules, output)
+    plan = runs.Plan(chosen, chosen_settings, suite_name, kind, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
 
@@ -101,13 +101,15 @@ def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
     from kvmharness.commands import settle
     from kvmharness.lab import runs, watching
 
-    codes = []
-    with watching.watch(targets) as progress:
-        found = list(runs.measure(targets, plan, jobs, progress))
-    for result in sorted(found, key=lambda r: targets.index(r.target)):
-        _show(result)
-        codes.append(_code(result))
-    return settle.worst(codes)
+    found: list[Result] = []
+    try:
+        with watching.watch(targets) as progress:
+            for result in runs.measure(targets, plan, jobs, progress):
+                found.append(result)
+    finally:
+        for result in sorted(found, key=lambda r: targets.index(r.target)):
+            _show(result)
+    return settle.worst([_code(result) for result in found])
 
 
 def _show(result: Result) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -29,12 +30,16 @@ APPLETS = (
 ).split()
 # What virtme-ng calls the mount of HOST: the folders shared for writing come first.
 HOST_TAG = "virtme.initmount1"
+# virtme-ng mounts files of its own in these, which would keep HOST busy: they are folders of
+# ours until it has.
+BOUND = ("etc", "root", "var")
 # HOST is mounted anew with a cache, which virtme-ng's own lacks: nobody changes the host's files
 # underneath, and every file is opened many times.
 PREPARE = (
     f"hostname lab && umount /{HOST} && mount -t 9p -o "
     f"version=9p2000.L,trans=virtio,msize=524288,cache=loose,ro {HOST_TAG} /{HOST} && "
-    f"mount --bind /{HOST}/etc /etc && mount --bind /{HOST}/var /var && "
+    + " && ".join(f"mount --bind /{HOST}/{name} /{name}" for name in BOUND)
+    + " && "
 )
 # The self-tests of the crypto code take a third of the boot, and KVM has no part in them.
 OPTIONS = ("cryptomgr.notests",)
@@ -84,8 +89,7 @@ def _root(folder: Path) -> Path:
     mounts HOST only after that.
     """
     root = folder / "root"
-    # virtme-ng mounts files of its own in etc and var, which would keep HOST busy.
-    for name in ("bin", "dev", "etc", "proc", "run", "sys", "var", JOB_AT, HOST):
+    for name in ("bin", "dev", "proc", "run", "sys", *BOUND, JOB_AT, HOST):
         (root / name).mkdir(parents=True)
     busybox = shutil.which("busybox-static") or shutil.which("busybox")
     if busybox is None:
@@ -100,13 +104,24 @@ def _root(folder: Path) -> Path:
     return root
 
 
+def _dies_with(parent: str, *command: str) -> list[str]:
+    """Return a command that runs another, killed as soon as its `parent` (a process id) is gone."""
+    # Who lost its parent before it asked to die with it sees another one.
+    return [
+        "setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"', parent,
+        *command,
+    ]  # fmt: skip
+
+
 def _shims(folder: Path) -> Path:
     """Write the QEMU that virtme-ng starts: the real one, which dies with its parent."""
     qemu = folder / "qemu"
     real = shutil.which(QEMU)
     if real is None:
         raise UsageError(f"lab: no {QEMU}; apt-get install qemu-system-x86")
-    qemu.write_text(f'#!/bin/sh\nexec setpriv --pdeathsig KILL {real} "$@"\n')
+    bound = shlex.join(_dies_with("$PPID", real)).replace("'$PPID'", "$PPID")
+    # A parent that was killed before this began is no longer there to die with.
+    qemu.write_text(f'#!/bin/sh\ngrep -q virtme-run /proc/$PPID/cmdline && exec {bound} "$@"\n')
     qemu.chmod(0o755)
     return qemu
 
@@ -157,32 +172,55 @@ def tail(folder: Path) -> str:
     return "\n".join([line for line in said if line][-TAIL_LINES:])
 
 
-def run(boot: Boot, progress: Callable[[str], None]) -> None:
-    """Boot, run the command, and return when the machine is gone, whatever the command left.
+class Runner:
+    """Boots machines, in several threads at once, until it is stopped."""
 
-    `progress` hears the lines that the inside writes as its progress.  Raises LabLost after
-    silence, UsageError where virtme-ng or QEMU is not there.
-    """
-    folder = boot.folder
-    # In a file: the kernel's command line, which a run records, has room for little.
-    (folder / COMMAND).write_text(f"{PREPARE}{boot.command}\n")
-    command = command_line(boot, _stage(boot), _shims(folder))
-    progress("booting")
-    with subprocess.Popen(
-        ["setpriv", "--pdeathsig", "KILL", *command],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True, env={**os.environ, "TMPDIR": str(folder)},
-    ) as process:  # fmt: skip
-        assert process.stdout is not None
-        console = _Console(process.stdout, folder / CONSOLE)
-        console.start()
-        _running.add(process)
-        try:
-            _follow(process, console, boot, progress)
-        finally:
-            _kill(process)
-            _running.discard(process)
-            console.join(5)
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._running: set[subprocess.Popen[bytes]] = set()
+
+    def stop(self) -> None:
+        """End every machine that is running, and let none begin."""
+        with self._lock:
+            self._stopped = True
+            for process in self._running:
+                _kill(process)
+
+    def _start(self, boot: Boot, command: list[str]) -> subprocess.Popen[bytes]:
+        with self._lock:
+            if self._stopped:
+                raise LabLost(f"{boot.kernel.named}: interrupted before it was booted")
+            process = subprocess.Popen(
+                _dies_with(str(os.getpid()), *command),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                start_new_session=True, env={**os.environ, "TMPDIR": str(boot.folder)},
+            )  # fmt: skip
+            self._running.add(process)
+            return process
+
+    def run(self, boot: Boot, progress: Callable[[str], None]) -> None:
+        """Boot, run the command, and return when the machine is gone, whatever it left.
+
+        `progress` hears the lines that the inside writes as its progress.  Raises LabLost after
+        silence or a stop, UsageError where virtme-ng or QEMU is not there.
+        """
+        folder = boot.folder
+        # In a file: the kernel's command line, which a run records, has room for little.
+        (folder / COMMAND).write_text(f"{PREPARE}{boot.command}\n")
+        command = command_line(boot, _stage(boot), _shims(folder))
+        progress("booting")
+        with self._start(boot, command) as process:
+            assert process.stdout is not None
+            console = _Console(process.stdout, folder / CONSOLE)
+            console.start()
+            try:
+                _follow(process, console, boot, progress)
+            finally:
+                _kill(process)
+                with self._lock:
+                    self._running.discard(process)
+                console.join(5)
 
 
 def _follow(
@@ -209,16 +247,6 @@ def _follow(
                 f"{seen or 'booting'}; see its console",
                 tail(boot.folder),
             )
-
-
-# What runs now, so that an interrupted harness can end machines that other threads wait for.
-_running: set[subprocess.Popen[bytes]] = set()
-
-
-def stop_all() -> None:
-    """End every machine that is running."""
-    for process in list(_running):
-        _kill(process)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -30,8 +30,8 @@ def folder(*parts: str) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold `path`: two processes that want the same kernel make it once."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the file `path`, made if need be, against other processes and threads."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -39,9 +39,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 def made_once(path: Path, make: Callable[[Path], None]) -> Path:
     """Return the folder `path`, filled by `make` where it is not there yet: whole or not at all."""
-    with _locked(path.with_name(f".{path.name}.lock")):
+    with locked(path.with_name(f".{path.name}.lock")):
         if path.is_dir():
             return path
+        for left in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             make(scratch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import mmap
 import os
@@ -127,21 +128,33 @@ def _of_image(named: str, image: Path) -> Kernel:
     roots = [*image.absolute().parents, Path("/")]
     places = [root / where / release for root in roots for where in MODULES]
     modules = next((place for place in places if (place / "kernel").is_dir()), None)
+    if modules and not (modules / "modules.dep").is_file():
+        # An unpacked package's, which its installation would have indexed.
+        modules = _indexed(image, modules, modules / "kernel", release)
     return _make_kernel(named, image, modules, release)
 
 
-def _link_built_modules(tree: Path, release: str, into: Path) -> None:
-    """Lay out what `make modules_install` would install of a build tree, as links."""
-    target = into / "lib/modules" / release
-    target.mkdir(parents=True)
-    for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
-        if (tree / name).is_file():
-            shutil.copyfile(tree / name, target / name)
-    for path in tree.rglob("*.ko"):
-        link = target / "kernel" / path.relative_to(tree)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path.absolute())
-    depmod(into, release)
+def _indexed(image: Path, lists: Path, modules: Path, release: str) -> Path:
+    """Lay out modules as depmod wants them, as links in the cache; return lib/modules/RELEASE.
+
+    `lists` has modules.order and modules.builtin, `modules` the modules below it.
+    """
+
+    def link(into: Path) -> None:
+        target = into / "lib/modules" / release
+        (target / "kernel").mkdir(parents=True)
+        for name in ("modules.order", "modules.builtin", "modules.builtin.modinfo"):
+            if (lists / name).is_file():
+                shutil.copyfile(lists / name, target / name)
+        for path in modules.rglob("*.ko*"):
+            place = target / "kernel" / path.relative_to(modules)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path.absolute())
+        depmod(into, release)
+
+    # What is built again is another kernel.
+    key = hashlib.sha256(f"{cache.digest(image)} {modules.absolute()}".encode()).hexdigest()[:16]
+    return cache.made_once(cache.folder("modules") / key, link) / "lib/modules" / release
 
 
 def _of_tree(named: str, tree: Path) -> Kernel:
@@ -149,12 +162,7 @@ def _of_tree(named: str, tree: Path) -> Kernel:
     if not image.is_file():
         raise UsageError(f"kernel {named}: no {BZIMAGE} in it; run make in it first")
     release = _release(image)
-    built = cache.digest(image)[:16]  # a tree that is built again is another kernel
-    made = cache.made_once(
-        cache.folder("trees") / built, lambda into: _link_built_modules(tree, release, into)
-    )
-    modules = made / "lib/modules" / release
-    return _make_kernel(named, image, modules if (modules / "kernel").is_dir() else None, release)
+    return _make_kernel(named, image, _indexed(image, tree, tree, release), release)
 
 
 def resolve(named: str) -> Kernel:
@@ -162,7 +170,7 @@ def resolve(named: str) -> Kernel:
 
     A package that is not in the cache is fetched.  Raises UsageError.
     """
-    path = Path(named)
+    path = Path(named or "no name")
     try:
         if path.is_dir():
             return _of_tree(named, path) if (path / "arch/x86").is_dir() else (

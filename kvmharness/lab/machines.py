@@ -78,14 +78,22 @@ def qemu_version() -> str:
     return done.stdout.partition("\n")[0].removeprefix("QEMU emulator version ")
 
 
+def _busybox_will_do() -> bool:
+    """Tell whether busybox is the static one, which has the applets that a root needs."""
+    done = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=False)
+    return {"insmod", "su"} <= set(done.stdout.split())
+
+
 def check_tools() -> None:
     """Raise UsageError, naming Debian's packages, where a tool of the lab's is missing."""
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     needed = {
-        QEMU: "qemu-system-x86", "busybox": "busybox-static", "insmod": "kmod",
-        "setpriv": "util-linux", "strings": "binutils",
+        QEMU: "qemu-system-x86", "busybox": "busybox-static", "depmod": "kmod",
+        "setpriv": "util-linux", "strings": "binutils", "file": "file",
     }  # fmt: skip
     missing = [package for tool, package in needed.items() if not shutil.which(tool, path=path)]
+    if "busybox-static" not in missing and not _busybox_will_do():
+        missing.append("busybox-static")
     if missing:
         raise UsageError(
             f"lab: tools are missing; apt-get install --no-install-recommends {' '.join(missing)}"

@@ -18,6 +18,7 @@ import tarfile
 from importlib.resources import files
 from pathlib import Path
 
+from kvmharness.errors import UsageError
 from kvmharness.lab import boot
 
 # What a run imports late belongs into the pack as well.
@@ -38,7 +39,10 @@ def _loaded() -> dict[str, Path]:
         "    path = getattr(module, '__file__', None)\n"
         "    if path and name != '__main__': print(name, path, sep='\\t')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise UsageError(f"lab: Python cannot load what is to run inside: {why}; install it anew")
     rows = (line.split("\t") for line in done.stdout.splitlines())
     return {name: Path(path) for name, path in rows if name.partition(".")[0] not in LEFT_OUT}
 
@@ -81,7 +85,14 @@ def _modules() -> list[tuple[Path, str]]:
 
 
 def write(path: Path) -> None:
-    """Write the pack, a tar file of Python's modules."""
+    """Write the pack, a tar file of Python's modules.  Raises UsageError."""
+    try:
+        _write(path)
+    except OSError as error:
+        raise UsageError(f"write {path}: {error.strerror}; is there room in the cache?") from None
+
+
+def _write(path: Path) -> None:
     with tarfile.open(path, "w") as tar:
         for file, place in _modules():
             tar.add(file, f"lib/{place}")

@@ -99,6 +99,21 @@ def _options(home: Path) -> list[str]:
     return [f"-o{key}={value}" for key, value in keep.items()]
 
 
+def _update(home: Path, options: list[str]) -> None:
+    form = ["--format", "$(LABEL)\t$(REPO_URI)", "Created-By: Packages"]
+    targets = _run(["apt-get", "indextargets", *form], "apt-get indextargets")
+    archive, security = mirrors(targets)
+    (home / "sources.list").write_text(_sources(archive, security))
+    (home / "status").touch()
+    # It fails where a suite is not there, and has brought the others all the same.
+    done = subprocess.run(
+        ["apt-get", *options, "update", "-q"], capture_output=True, text=True, check=False
+    )
+    if not re.search(r"^(Get|Hit):", done.stdout, re.MULTILINE):
+        why = (re.findall(r"^[EW]: (.*)", done.stderr, re.MULTILINE) or ["it brought nothing"])[0]
+        raise UsageError(f"apt-get update: {why}; see apt's own sources and the network")
+
+
 def _updated() -> list[str]:
     """Bring the lists of all suites, a day old at most; return apt's options to use them."""
     home = cache.folder("apt")
@@ -106,18 +121,10 @@ def _updated() -> list[str]:
         cache.folder("apt", name)
     stamp = home / "updated"
     options = _options(home)
-    fresh = stamp.is_file() and time.time() - stamp.stat().st_mtime < LISTS_AGE_S
-    if not fresh:
-        form = ["--format", "$(LABEL)\t$(REPO_URI)", "Created-By: Packages"]
-        targets = _run(["apt-get", "indextargets", *form], "apt-get indextargets")
-        archive, security = mirrors(targets)
-        (home / "sources.list").write_text(_sources(archive, security))
-        (home / "status").touch()
-        # It fails where a suite is not there, and has brought the others all the same.
-        subprocess.run(["apt-get", *options, "update", "-qq"], capture_output=True, check=False)
-        if not any((home / "lists").glob("*Packages*")):
-            _run(["apt-get", *options, "update", "-qq"], "apt-get update")
-        stamp.touch()
+    with cache.locked(home / ".lock"):
+        if not stamp.is_file() or time.time() - stamp.stat().st_mtime >= LISTS_AGE_S:
+            _update(home, options)
+            stamp.touch()
     return options
 
 
@@ -205,7 +212,7 @@ def fetch(name: str, unpack: Callable[[list[Path], Path], None]) -> Path:
 
     def make(into: Path) -> None:
         parts = _parts(_updated(), name)
-        with tempfile.TemporaryDirectory(dir=into.parent, prefix=".fetch-") as scratch:
+        with tempfile.TemporaryDirectory(dir=into, prefix=".fetch-") as scratch:
             unpack(download(parts, Path(scratch)), into)
 
     if place(name).is_dir():

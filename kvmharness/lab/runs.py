@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import os
 import platform
 import shutil
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,9 +20,9 @@ import msgspec
 
 from kvmharness import host, kernelfile, results, roles, summary
 from kvmharness.cases import Case
-from kvmharness.errors import LabLost, UsageError
-from kvmharness.lab import boot, cache, machines, modules, pack
-from kvmharness.lab.boot import Boot
+from kvmharness.errors import HarnessError, LabLost, UsageError
+from kvmharness.lab import boot, cache, kernels, machines, modules, pack
+from kvmharness.lab.boot import Boot, Runner
 from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import MachineKind
@@ -30,6 +31,8 @@ from kvmharness.results import L0, Lab, Run, Settings
 from kvmharness.roles import Roles
 
 Progress = Callable[["Target", str], None]
+# Held while a workshop is in use.
+ALIVE = ".alive"
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
     )
 
 
+@functools.cache
 def _roles(kernel: Kernel, overlay: Path | None) -> Roles:
     """Tell the MMU-role code by the kernel's files: inside it would take seconds."""
     own = kernel.modules / modules.PLACE if kernel.modules else None
@@ -123,11 +127,15 @@ class Workshop:
 
     def __init__(self) -> None:
         home = cache.folder("jobs")
-        for left in home.iterdir():
-            if not Path("/proc", left.name.partition("-")[0]).exists():
-                shutil.rmtree(left, ignore_errors=True)
-        self._folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=home))
-        pack.write(self._folder / pack.FILE)
+        with ExitStack() as stack:
+            with cache.locked(home / ".lock"):
+                for left in home.glob("*-*"):
+                    _sweep(left)
+                self._folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=home))
+                stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
+                stack.enter_context(cache.locked(self._folder / ALIVE))
+            pack.write(self._folder / pack.FILE)
+            self._stack = stack.pop_all()
 
     def job(self) -> Path:
         """Return a new folder that holds the pack."""
@@ -139,7 +147,14 @@ class Workshop:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._stack.close()
+
+
+def _sweep(folder: Path) -> None:
+    """Remove a workshop's folder that nobody holds: its process is gone, whatever its number."""
+    with suppress(OSError), (folder / ALIVE).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _outcome(folder: Path, target: Target) -> Outcome:
@@ -163,8 +178,8 @@ def _read_run(folder: Path, lab: Lab) -> Run | None:
     return None
 
 
-def _one(target: Target, plan: Plan, folder: Path, progress: Progress) -> Result:
-    """Boot one target and return what became of it."""
+def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Progress) -> Result:
+    """Boot one target and return what became of it.  Raises LabLost."""
     variant, vendor = target.variant, plan.machine.vendor
     wanted = variant.parameters(vendor)
     loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules, folder)
@@ -174,21 +189,21 @@ def _one(target: Target, plan: Plan, folder: Path, progress: Progress) -> Result
     )  # fmt: skip
     (folder / JOB).write_bytes(msgspec.json.encode(job))
     lab = _lab(target, plan, hashes)
+    options = variant.command_line(vendor)
+    machine = Boot(target.kernel, plan.machine, folder, pack.start(), options)
     try:
-        options = variant.command_line(vendor)
-        boot.run(
-            Boot(target.kernel, plan.machine, folder, pack.start(), options),
-            lambda line: progress(target, line),
-        )
+        runner.run(machine, lambda line: progress(target, line))
         outcome = _outcome(folder, target)
+        if outcome.state == "lost":
+            raise LabLost(f"{target.label}: {outcome.reason}", boot.tail(folder))
     except LabLost as error:
         return Result(target, _read_run(folder, lab), lost=error)
     if outcome.state == "skipped":
         return Result(target, skipped=outcome.reason)
-    if outcome.state == "lost":
-        lost = LabLost(f"{target.label}: {outcome.reason}", boot.tail(folder))
-        return Result(target, _read_run(folder, lab), lost=lost)
-    return Result(target, _read_run(folder, lab))
+    run = _read_run(folder, lab)
+    if run is None:
+        raise LabLost(f"{target.label}: its run file cannot be read", boot.tail(folder))
+    return Result(target, run)
 
 
 def _keep(result: Result, plan: Plan, folder: Path) -> None:
@@ -208,20 +223,24 @@ def measure(
 ) -> Iterator[Result]:
     """Measure every target, `jobs` at a time; yield each result as it comes.
 
-    One that is lost does not keep the others from being measured.
+    One that is lost does not keep the others from being measured.  Raises UsageError, before
+    any is booted, for a kernel whose files are not whole.
     """
-
-    stopping = threading.Event()
+    for target in targets:
+        kernels.bootable(target.kernel)
+        _roles(target.kernel, plan.kvm_modules)
+    runner = Runner()
 
     def one(target: Target) -> Result:
-        folder = workshop.job()
-        if stopping.is_set():
-            return Result(target, skipped="interrupted")
         try:
-            result = _one(target, plan, folder, progress)
-        except LabLost as error:
-            result = Result(target, lost=error)
-        _keep(result, plan, folder)
+            folder = workshop.job()
+            try:
+                result = _one(target, plan, folder, runner, progress)
+            except LabLost as error:
+                result = Result(target, lost=error)
+            _keep(result, plan, folder)
+        except (HarnessError, OSError) as error:
+            result = Result(target, lost=LabLost(f"{target.label}: {error}"))
         ended = "skipped" if result.skipped else "lost" if result.lost else "done"
         progress(target, ended)
         return result
@@ -232,6 +251,5 @@ def measure(
             for future in as_completed(waiting):
                 yield future.result()
         finally:
-            stopping.set()
-            boot.stop_all()
+            runner.stop()
             pool.shutdown(cancel_futures=True)
