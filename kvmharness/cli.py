@@ -22,6 +22,7 @@ from kvmharness.commands import (
     run,
     show,
 )
+from kvmharness.text import printable
 
 
 class _Group(click.Group):
@@ -41,10 +42,16 @@ class _Group(click.Group):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             where = error.filename or "stdout"
             click.echo(f"kvmharness: {where}: {error.strerror}; send it elsewhere", err=True)
-            sys.exit(errors.EXIT_USAGE)
+            bisecting = "--bisect" in sys.argv
+            sys.exit(errors.EXIT_BISECT_ABORT if bisecting else errors.EXIT_USAGE)
         except errors.HarnessError as error:
-            click.echo(f"kvmharness: {error}", err=True)
+            click.echo(f"kvmharness: {printable(str(error))}", err=True)
             sys.exit(error.exit_code)
+        except click.UsageError as error:
+            if "--bisect" not in sys.argv:
+                raise
+            error.show()  # git would take click's own code for a bad commit
+            sys.exit(errors.EXIT_BISECT_ABORT)
         except KeyboardInterrupt:
             sys.exit(errors.EXIT_INTERRUPTED)
 

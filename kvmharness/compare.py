@@ -74,12 +74,18 @@ class Comparison:
 
 def side(name: str, runs: Sequence[Run]) -> Side:
     """Return a side of one kernel's runs.  Raises UsageError where they are of several."""
-    kernels = dict.fromkeys((differences.kernel(run), run.host.kernel.build) for run in runs)
-    if len(kernels) > 1:
-        named = ", ".join(repr(kernel) for kernel, _ in list(kernels)[:4])
+    subjects = {str(differences.subject(run)): differences.kernel(run) for run in runs}
+    if len(subjects) > 1:
+        named = ", ".join(map(repr, list(subjects.values())[:4]))
         raise errors.UsageError(
-            f"compare {name}: holds runs of {len(kernels)} kernels, builds or variants ({named}); "
+            f"compare {name}: holds runs of {len(subjects)} kernels, builds or variants ({named}); "
             "name the files of one"
+        )
+    taken = {(run.started, run.host.name, *(tuple(c.samples) for c in run.cases)) for run in runs}
+    if len(taken) < len(runs):
+        raise errors.UsageError(
+            f"compare {name}: holds a run twice (started {runs[0].started}, say); one copy is one "
+            "boot: take the others away"
         )
     return Side(name, runs)
 
@@ -104,12 +110,12 @@ def _ended(results: Sequence[CaseResult]) -> tuple[str, str] | None:
     for result in results:
         if result.incorrect:
             return "incorrect", result.incorrect
-    # A boot that lost its guest leaves the figures of the others.
+    lost = [result.failed for result in results if result.failed]
+    if lost:  # the boots that did not lose their guest would speak for those that did
+        how_many = f"{len(lost)} of {len(results)} runs: " if len(results) > 1 else ""
+        return "failed", how_many + lost[0]
     if any(result.samples for result in results):
         return None
-    for result in results:
-        if result.failed:
-            return "failed", result.failed
     return "skipped", next((r.skipped for r in results if r.skipped), "there are no samples")
 
 
@@ -153,10 +159,21 @@ class _Pair:
                 said = f"{ended[0]} in {name}: {ended[1]}"
                 wrong = ended[0] == "incorrect" and results is young
                 return Row(case, "incorrect" if wrong else "not comparable", said)
-        reason = self.why_not or differences.why_not_guest(
-            self.base.runs, self.new.runs, young[0].guest
+        reason = (
+            self.why_not
+            or differences.why_not_guest(self.base.runs, self.new.runs, young[0].guest)
+            or self._why_not_iterations(old, young)
         )
         return Row(case, "not comparable", reason) if reason else None
+
+    def _why_not_iterations(
+        self, old: Sequence[CaseResult], young: Sequence[CaseResult]
+    ) -> str | None:
+        """Exact counts hold a sample's own few instructions, shared out among its ops."""
+        given = sorted({result.iterations or 0 for result in [*old, *young]})
+        if self.clock == "tsc" or len(given) == 1:
+            return None
+        return f"samples of {' and '.join(map(str, given))} ops: use the same --iterations"
 
     def row(self, case: str, cases: int) -> Row:
         """Return a case's row; `cases` is how many are compared at once."""

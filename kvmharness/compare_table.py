@@ -23,7 +23,7 @@ def _ratio(value: float) -> str:
     return f"{value:.4f}" if 0.1 <= value < 10 else figure(value)
 
 
-def _with_interval(found: Ratio | None) -> str:
+def with_interval(found: Ratio | None) -> str:
     if found is None:
         return "-"
     if found.ci95 is None:
@@ -47,28 +47,35 @@ def _most_changed(comparison: Comparison) -> Row | None:
 def sentence(comparison: Comparison) -> str:
     """Return what one would tell a maintainer: the case that changed most, and why."""
     new, base = comparison.new, comparison.base
+    verdicts = Counter(row.verdict for row in comparison.rows)
+    if verdicts["incorrect"]:
+        case = next(row.case for row in comparison.rows if row.verdict == "incorrect")
+        return f"KVM is incorrect in {new} at {case}: its speed is no matter"
+    lost = verdicts["not comparable"]
+    rest = f"; {lost} of {len(comparison.rows)} cases not comparable" if lost else ""
     row = _most_changed(comparison)
     if row and row.found and row.accounts and row.verdict in ("faster", "slower"):
         factor = max(row.found.ratio, 1 / row.found.ratio)
         why = explain.cause(*row.accounts, row.verdict)
-        return f"{new} is {factor:.4g}x {row.verdict} at {row.case}{why}"
-    verdicts = {row.verdict for row in comparison.rows}
+        return f"{new} is {factor:.4g}x {row.verdict} at {row.case}{why}{rest}"
     margin = _percent(max(comparison.threshold, comparison.boot))
-    if verdicts == {"same"}:
+    if set(verdicts) == {"same"}:
         return f"{new} costs the same as {base} in every case, within {margin}"
-    if not verdicts - {"not comparable"}:
+    if lost == len(comparison.rows):
         reasons = {row.said for row in comparison.rows}
         why = reasons.pop() if len(reasons) == 1 else "no case has figures on both sides"
         return f"{new} cannot be compared with {base}: {why}"
-    if "incorrect" in verdicts:
-        return f"KVM is incorrect in {new}"
-    return f"{new} is neither faster nor slower than {base} in any case, as far as this shows"
+    return (
+        f"{new} is neither faster nor slower than {base} in any case, as far as this shows{rest}"
+    )
 
 
 def _summary(comparison: Comparison) -> str:
     counts = Counter(row.verdict for row in comparison.rows)
     cases = sum(row.found is not None for row in comparison.rows)
     text = ", ".join(f"{n} {verdict}" for verdict, n in counts.items()) or "no case in both"
+    if not cases:
+        return text
     return (
         f"{text}; ratio NEW / BASE of medians, 95 % intervals of all {cases} cases at once, "
         f"threshold {_percent(comparison.threshold)}, clock {comparison.clock}"
@@ -99,13 +106,13 @@ def show(comparison: Comparison, out: Console) -> None:
     for row in comparison.rows:
         costs = (figure(row.found.base), figure(row.found.new)) if row.found else ("-", "-")
         table.add_row(
-            plain(row.case), *costs, _with_interval(row.found),
+            plain(row.case), *costs, with_interval(row.found),
             Text(row.verdict, style=COLOURS.get(row.verdict, "")), plain(row.said),
         )  # fmt: skip
     if comparison.rows:
         out.print(table)
     remarks = [_summary(comparison), *_left_out(comparison)]
-    if comparison.boot:
+    if comparison.boot and any(row.found for row in comparison.rows):
         remarks.append(
             "one run on a side: the intervals hold the spread between VMs, not between boots, for "
             f"which {_percent(comparison.boot)} is allowed; folders of several runs would show it"

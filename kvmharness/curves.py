@@ -82,9 +82,10 @@ def show(run: Run, out: Console) -> None:
     """
     for slope in run.slopes:
         title = f"{slope.case}: {slope.unit}/op (●) over {slope.param}, and the line fitted (·)"
-        out.print(Text(f"\n{title}"))
+        out.print()
+        out.print(tables.plain(title))
         out.print(Text.from_ansi(_drawing(slope)))
-        out.print(Text(_caption(slope)))
+        out.print(tables.plain(_caption(slope)))
 
 
 def print_run(run: Run) -> None:

@@ -63,7 +63,7 @@ def kernel(run: Run) -> str:
     return f"{release} {lab.variant}" if lab else release
 
 
-def _subject(run: Run) -> Facts:
+def subject(run: Run) -> Facts:
     """Return what somebody compares: the kernel, how it was built, which MMU it uses."""
     lab = run.host.lab
     return {
@@ -144,7 +144,7 @@ def _words(runs: Iterable[Run]) -> dict[str, None]:
 
 def compared(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
     """Say what is compared, a line a fact: `kernel 5.10.0 → 6.1.0`; empty for one kernel."""
-    changes = _changes(base, new, _subject)
+    changes = _changes(base, new, subject)
     if "kernel" in changes:
         # Another kernel has another build and other modules: they tell builds of one apart.
         changes = {n: c for n, c in changes.items() if n != "build" and not n.startswith("module ")}

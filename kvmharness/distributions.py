@@ -67,5 +67,5 @@ def show(run: Run, out: Console) -> None:
     for case, lines in drawn:
         label = f"{case.name:{name}} {case.unit}/op"
         for low, line in lines:
-            out.print(Text(f"{label} {low:>{least}} {line}"), soft_wrap=True)
+            out.print(tables.plain(f"{label} {low:>{least}} {line}"), soft_wrap=True)
             label = " " * len(label)

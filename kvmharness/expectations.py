@@ -20,6 +20,8 @@ Answer = Literal["ok", "FAIL", "unclear", "incorrect"]
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
+# What stands where a counter's name may, and is none.
+NO_COUNTERS = frozenset({*COMPARE, "class", "cost", "net"})
 NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 GRAMMAR = (
     "write CASE [net] < NUMBER ns|insn, CASE class GLOB or CASE COUNTER < NUMBER "
@@ -75,7 +77,7 @@ def parse(text: str) -> Expectation:
             return Expectation(text, pattern, "net", sign, _number(number, text), unit)
         case [_, sign, _] | [_, "net", sign, _] if sign in COMPARE:
             raise UsageError(f"expect {text!r}: a cost needs its unit, ns or insn; {GRAMMAR}")
-        case [pattern, counter, sign, number] if sign in COMPARE and counter not in COMPARE:
+        case [pattern, counter, sign, number] if sign in COMPARE and counter not in NO_COUNTERS:
             return Expectation(text, pattern, counter, sign, _number(number, text))
     raise UsageError(f"expect {text!r}: not understood; {GRAMMAR}")
 
@@ -95,7 +97,10 @@ def _agree(answers: Sequence[bool]) -> Answer:
 def _of_class(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
     if result.class_ is None:
         return "unclear", "nothing was counted that gives it a class"
-    fits = [fnmatchcase(class_, expected.wanted) for class_ in _may_be(result.class_)]
+    # Who names a class in doubt as it is written means that.
+    named = fnmatchcase(result.class_, expected.wanted)
+    may_be = [result.class_] if named else _may_be(result.class_)
+    fits = [fnmatchcase(class_, expected.wanted) for class_ in may_be]
     answer = _agree(fits)
     evidence = ", ".join(f"{name} {count:.2f}" for name, count in result.class_evidence.items())
     return answer, result.class_ if answer == "ok" else f"{result.class_} ({evidence})"
@@ -155,6 +160,8 @@ def check(expected: Expectation, run: Run) -> list[Outcome]:
         Outcome(answer, result.name, " ".join(said.split()), seen)
         for result in run.cases
         if fnmatchcase(result.name, expected.pattern)
+        # Nothing is net of itself: a pattern means the others.
+        and not (expected.what == "net" and result.name == result.case.baseline)
         for answer, seen in [_of_case(expected, result)]
     ]
     if not outcomes:

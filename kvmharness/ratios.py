@@ -19,14 +19,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from kvmharness.results import LEAST_PER_OP
 from kvmharness.stats import CONFIDENCE, Floats
 
 Verdict = Literal["faster", "slower", "same", "unclear"]
 
 # The share of blocks set aside at each end: from ten blocks on the lowest and the highest.
 TRIM = 0.1
-# No op costs less, in any unit: what lies below has no logarithm worth the name.
-LEAST = 1e-9
 
 
 class Centre(NamedTuple):
@@ -70,7 +69,7 @@ def blocks(runs: Sequence[Sequence[Floats]]) -> Floats:
     of_runs: list[Floats] = []
     for run in runs:
         medians = np.array([np.median(group) for group in run])
-        if medians.min() < LEAST:
+        if medians.min() < LEAST_PER_OP:
             raise ValueError("a median is 0")
         of_runs.append(np.log(medians))
     if len(of_runs) == 1:

@@ -66,15 +66,15 @@ def _families(run: Run, groups: Groups) -> dict[tuple[str, str], dict[int, CaseR
 def _slopes(run: Run, groups: Groups) -> list[Slope]:
     """Fit a line to every family, net of the one of `empty` where that was swept as well."""
     families = _families(run, groups)
-    points = {
-        key: [(float(value), groups[family[value].name]) for value in sorted(family)]
+    points: dict[tuple[str, str], list[stats.Point]] = {
+        key: [(value, groups[family[value].name]) for value in sorted(family)]
         for key, family in families.items()
     }
     slopes = []
     for (name, param), own in points.items():
         first = families[name, param][int(own[0][0])]
         rise, ci95, intercept = stats.slope(own)
-        middles = [(value, stats.middle(samples)) for value, samples in own]
+        middles = [(float(value), stats.middle(samples)) for value, samples in own]
         fitted = Slope(name, param, first.unit, middles, rise, ci95, intercept)
         rest = {k: v for k, v in first.params.items() if k != param}
         empty = points.get((Case(first.guest, "empty", rest).name, param))
@@ -102,6 +102,7 @@ def summarise(run: Run) -> None:
     for result in run.cases:
         own = groups.get(result.name)
         if own is None:
+            result.per_op = result.tsc = result.noisy = None  # a file may hold what it has lost
             continue
         middle = stats.median(own)
         result.per_op = PerOp(middle.median, middle.ci95)

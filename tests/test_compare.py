@@ -229,9 +229,36 @@ def test_a_side_must_not_mix_kernels() -> None:
 
 def test_a_side_that_mixes_cpus_is_not_comparable() -> None:
     odd = made_up_run()
-    odd.host.cpu.model = 1
+    odd.started, odd.host.cpu.model = "another boot", 1
     found = of([made_up_run(), odd], made_up_run())
     assert set(verdicts(found).values()) == {"not comparable"}
+
+
+def test_a_guest_lost_in_one_of_several_boots_is_not_spoken_for_by_the_others() -> None:
+    base = [scaled(TDP_6_1, factor) for factor in (1.0, 1.0001)]
+    new = [scaled(TDP_6_1, factor) for factor in (1.0, 1.0001)]
+    lost = new[1].cases[1]
+    lost.failed, lost.samples, lost.vms = "guest: triple fault; rip 0x1000", [], []
+    found = of(base, new)
+    assert verdicts(found)[lost.name] == "not comparable"
+    assert found.exit_code == 3
+    text = rendered(found)
+    assert "failed in NEW: 1 of 2 runs: guest: triple fault" in text
+    assert f"1 of {len(found.rows)} cases not comparable" in text
+
+
+def test_copies_of_a_run_are_one_boot() -> None:
+    with pytest.raises(UsageError, match="holds a run twice"):
+        of([made_up_run(), made_up_run()], made_up_run())
+
+
+def test_samples_of_other_lengths_hold_other_shares_of_what_surrounds_them() -> None:
+    other = scaled(TDP_6_1, 1.0)
+    for case in other.cases:
+        case.iterations = 10
+    found = of(TDP_6_1, other)
+    assert set(verdicts(found).values()) == {"not comparable"}
+    assert "use the same --iterations" in rendered(found)
 
 
 def test_incorrect_in_new_is_a_regression_even_where_base_has_nothing() -> None:

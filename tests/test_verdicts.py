@@ -38,6 +38,15 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.parametrize("arguments", [("--nope",), ()])
+def test_a_slip_in_a_bisecting_command_stops_the_bisection(
+    kvmharness: Call, runs: Path, arguments: tuple[str, ...]
+) -> None:
+    # git would take 2 for a bad commit, and blame the wrong one.
+    done = kvmharness("check", str(runs / "good.json"), "--bisect", *arguments)
+    assert done.returncode == 128
+
+
 def test_compare_exits_as_its_worst_pair(kvmharness: Call, runs: Path) -> None:
     good, bad, lost = (str(runs / f"{name}.json") for name in ("good", "bad", "lost"))
     assert kvmharness("compare", good, good).returncode == 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
+from kvmharness.text import printable
 
 if TYPE_CHECKING:
     from kvmharness.expectations import Answer, Expectation
@@ -27,7 +28,7 @@ def _ending_with(code: int | None) -> Iterator[None]:
     except errors.HarnessError as error:
         if code is None:
             raise
-        click.echo(f"kvmharness: {error}", err=True)
+        click.echo(f"kvmharness: {printable(str(error))}", err=True)
         sys.exit(code)
 
 

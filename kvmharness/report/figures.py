@@ -17,7 +17,7 @@ from kvmharness import stats
 from kvmharness.report.axes import drawing, label, scale
 from kvmharness.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline
 from kvmharness.results import CaseResult, Slope
-from kvmharness.tables import edges, figure, with_interval
+from kvmharness.tables import with_interval
 from kvmharness.text import short
 
 # With six colours, seven shapes tell 42 runs apart, also without colours.
@@ -27,16 +27,12 @@ MOST_TICKS = 8
 
 
 class Ratio(NamedTuple):
-    """A case's cost as a multiple of the base's."""
+    """A case's cost as a multiple of the base's; `text` says it with its interval."""
 
     case: str
     ratio: float
     ci95: tuple[float, float] | None
-
-    @property
-    def text(self) -> str:
-        """The ratio in words, e.g. `0.971 [0.968, 0.974]`."""
-        return figure(self.ratio) + edges(self.ci95)
+    text: str
 
 
 class Curve(NamedTuple):

@@ -87,7 +87,10 @@ def _comparison(base: Entry, new: Entry) -> Comparison:
     )
     rows = [
         Judged(
-            Ratio(printable(row.case), row.found.ratio, row.found.ci95),
+            Ratio(
+                printable(row.case), row.found.ratio, row.found.ci95,
+                compare_table.with_interval(row.found),
+            ),
             row.found.base, row.found.new, row.verdict, printable(row.said),
         )
         for row in found.rows
