@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
+from kvmharness.commands import completion
 from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
@@ -38,8 +39,14 @@ def settings(
     "--variant", "variants", multiple=True, metavar="NAME[+mitigations=off]",
     help="default, tdp, legacy (kvm.tdp_mmu=1 or 0) or shadow (npt=0, ept=0); may be repeated.",
 )  # fmt: skip
-@click.option("--case", "patterns", multiple=True, help="Cases as `run` takes them; repeatable.")
-@click.option("--suite", "suite_name", metavar="NAME|FILE", help="A suite's cases. [quick]")
+@click.option(
+    "--case", "patterns", multiple=True, shell_complete=completion.cases,
+    help="Cases as `run` takes them; repeatable.",
+)  # fmt: skip
+@click.option(
+    "--suite", "suite_name", metavar="NAME|FILE", shell_complete=completion.suites,
+    help="A suite's cases. [quick]",
+)  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the run files and logs, KERNEL-VARIANT.json and .log; made if need be.",
