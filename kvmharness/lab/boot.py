@@ -44,7 +44,7 @@ PREPARE = (
 # The self-tests of the crypto code take a third of the boot, and KVM has no part in them.
 OPTIONS = ("cryptomgr.notests",)
 COMMAND, CONSOLE = "command", "console.log"
-# No sign of life for so long is a hang: from the outside, since the clock inside may jump.
+# No sign of life for so long is a hang, by the clock outside: the one inside hangs along.
 SILENT_S = 120.0
 POLL_S = 0.1
 TAIL_LINES = 15
@@ -147,7 +147,7 @@ def command_line(boot: Boot, image: Path, qemu: Path) -> list[str]:
 
 
 class _Console(threading.Thread):
-    """Copies what a pipe says into a file, and keeps its tail."""
+    """Copies what a pipe says into a file; `heard` is when it last said something."""
 
     def __init__(self, pipe: IO[bytes], path: Path) -> None:
         super().__init__(daemon=True)

@@ -232,15 +232,16 @@ def measure(
     runner = Runner()
 
     def one(target: Target) -> Result:
+        result = Result(target)
         try:
             folder = workshop.job()
             try:
                 result = _one(target, plan, folder, runner, progress)
             except LabLost as error:
-                result = Result(target, lost=error)
+                result.lost = error
             _keep(result, plan, folder)
-        except (HarnessError, OSError) as error:
-            result = Result(target, lost=LabLost(f"{target.label}: {error}"))
+        except (HarnessError, OSError) as error:  # a full disk: the figures are still shown
+            result.lost = LabLost(f"{target.label}: {error}")
         ended = "skipped" if result.skipped else "lost" if result.lost else "done"
         progress(target, ended)
         return result
