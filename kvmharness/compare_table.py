@@ -13,7 +13,7 @@ from kvmharness import explain
 from kvmharness.compare import Comparison, Row
 from kvmharness.ratios import Ratio
 from kvmharness.results import UNITS
-from kvmharness.tables import INSTRUCTIONS, figure, plain
+from kvmharness.tables import INSTRUCTIONS, by_reason, figure, plain
 
 COLOURS = {"slower": "red", "incorrect": "red", "faster": "green"}
 
@@ -82,13 +82,6 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def _left_out(comparison: Comparison) -> list[str]:
-    by_reason: dict[str, list[str]] = {}
-    for case, reason in comparison.left_out.items():
-        by_reason.setdefault(reason, []).append(case)
-    return [f"left out: {', '.join(cases)}: {reason}" for reason, cases in by_reason.items()]
-
-
 def show(comparison: Comparison, out: Console) -> None:
     """Print a comparison: the sentence, what differs, the table, what to know of it."""
     unit = UNITS[comparison.clock]
@@ -111,7 +104,8 @@ def show(comparison: Comparison, out: Console) -> None:
         )  # fmt: skip
     if comparison.rows:
         out.print(table)
-    remarks = [_summary(comparison), *_left_out(comparison)]
+    left_out = [(reason, case) for case, reason in comparison.left_out.items()]
+    remarks = [_summary(comparison), *by_reason("left out", left_out)]
     if comparison.boot and any(row.found for row in comparison.rows):
         remarks.append(
             "one run on a side: the intervals hold the spread between VMs, not between boots, for "

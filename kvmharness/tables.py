@@ -157,11 +157,11 @@ def remarks(run: Run) -> list[str]:
                 lines.append(f"{kind}: {result.name}: {reason}")
     lines += _noisy(run)
     skipped = [(case.skipped, case.name) for case in run.cases if case.skipped]
-    lines += _by_reason("skipped", skipped)
+    lines += by_reason("skipped", skipped)
     if run.finished is None:
         lines.append("cut short: the run was ended before all samples were taken")
     absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
-    return lines + _by_reason("not counted", absent)
+    return lines + by_reason("not counted", absent)
 
 
 def _exits(run: Run) -> list[str]:
@@ -173,7 +173,7 @@ def _exits(run: Run) -> list[str]:
     ]
 
 
-def _by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
+def by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
     """Return a line a reason, with every name that has it, in the order of appearance."""
     names: dict[str, dict[str, None]] = {}
     for reason, name in found:

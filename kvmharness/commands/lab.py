@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from kvmharness.lab.runs import Plan, Result, Target
     from kvmharness.results import Settings
 
+# In %, and in seconds of the booted kernel's clock, as for the options of these names.
+PRECISION, TIMEOUT_S = 5.0, 100.0
+
 
 def settings(
-    machine: MachineKind, vms: int | None, samples: int | None, iterations: int | None,
-    precision: float, timeout: float,
+    machine: MachineKind, vms: int | None = None, samples: int | None = None,
+    iterations: int | None = None, precision: float = PRECISION, timeout: float = TIMEOUT_S,
 ) -> Settings:  # fmt: skip
     """Settle how to measure inside: under the instruction counter nothing is calibrated."""
     from kvmharness.commands import settle
@@ -63,9 +66,9 @@ def settings(
 @click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
 @click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
 @click.option("--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [100]")
-@click.option("--precision", type=Number(0.01, 100), default=5.0, show_default=True, hidden=True)
+@click.option("--precision", type=Number(0.01, 100), default=PRECISION, hidden=True)
 @click.option(
-    "--timeout", type=Number(0.01, 86400), default=100.0, show_default=True,
+    "--timeout", type=Number(0.01, 86400), default=TIMEOUT_S, show_default=True,
     help="Seconds of the booted kernel's clock that one measurement may take.",
 )  # fmt: skip
 def lab(
@@ -119,6 +122,12 @@ def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
     return settle.worst([_code(result) for result in found])
 
 
+def show_console(lost: errors.LabLost) -> None:
+    """Print what a kernel that was lost said last, on stderr."""
+    for line in lost.console.splitlines():
+        click.echo(f"    {line}", err=True)
+
+
 def _show(result: Result) -> None:
     from kvmharness import curves
 
@@ -128,8 +137,7 @@ def _show(result: Result) -> None:
     if result.skipped:
         click.echo(f"skipped: {name}: {result.skipped}")
     if result.lost:
-        for line in result.lost.console.splitlines():
-            click.echo(f"    {line}", err=True)
+        show_console(result.lost)
         click.echo(f"kvmharness: lost: {result.lost}", err=True)
     if result.path:
         click.echo(f"written: {result.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import mmap
@@ -45,15 +46,17 @@ class Kernel:
     release: str
 
 
+def search_path() -> str:
+    """Return PATH and where Debian keeps what a user's PATH does not find."""
+    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
 def depmod(root: Path, release: str) -> None:
     """Have depmod index lib/modules/RELEASE below `root`.  Raises UsageError."""
     command = ["depmod", "-b", str(root), release]
-    # Debian keeps it where a user's PATH does not look.
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    env = {**os.environ, "PATH": search_path()}
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}
-        )
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     except OSError as error:
         raise UsageError(f"depmod: {error.strerror}; apt-get install kmod") from None
     if done.returncode:
@@ -78,11 +81,11 @@ def unpack(debs: list[Path], into: Path) -> None:
         depmod(into, modules.parent.name)
 
 
-def _of_debs(named: str, debs: list[Path]) -> Kernel:
+def _of_deb(named: str, deb: Path) -> Kernel:
     if shutil.which("dpkg-deb") is None:
         raise UsageError(f"kernel {named}: there is no dpkg-deb here; unpack it, name the folder")
-    key = "-".join(cache.digest(deb)[:16] for deb in debs)
-    made = cache.made_once(cache.folder("debs") / key, lambda into: unpack(debs, into))
+    place = cache.folder("debs") / cache.digest(deb)[:16]
+    made = cache.made_once(place, lambda into: unpack([deb], into))
     return _of_folder(named, made)
 
 
@@ -177,7 +180,7 @@ def resolve(named: str) -> Kernel:
                 _of_folder(named, path)
             )
         if path.is_file():
-            return _of_debs(named, [path]) if path.suffix == ".deb" else _of_image(named, path)
+            return _of_deb(named, path) if path.suffix == ".deb" else _of_image(named, path)
         installed = Path("/boot", f"vmlinuz-{named}")
         if "/" not in named and installed.is_file():
             return _of_image(named, installed)
@@ -196,6 +199,7 @@ def _has_pvh_entry(vmlinux: bytes) -> bool:
     return PVH_NOTE in types
 
 
+@functools.cache
 def bootable(kernel: Kernel) -> Path:
     """Return the image to boot: the vmlinux that a bzImage packs, where QEMU can enter it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from kvmharness import host
 from kvmharness.errors import Unavailable, UsageError
+from kvmharness.lab import kernels
 from kvmharness.results import Clock
 
 QEMU = "qemu-system-x86_64"
@@ -69,6 +71,7 @@ def choose(name: str | None) -> MachineKind:
     return accelerated
 
 
+@functools.cache
 def qemu_version() -> str:
     """Return QEMU's version line.  Raises UsageError where it is not installed."""
     try:
@@ -86,7 +89,7 @@ def _busybox_will_do() -> bool:
 
 def check_tools() -> None:
     """Raise UsageError, naming Debian's packages, where a tool of the lab's is missing."""
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    path = kernels.search_path()
     needed = {
         QEMU: "qemu-system-x86", "busybox": "busybox-static", "depmod": "kmod",
         "setpriv": "util-linux", "strings": "binutils", "file": "file",

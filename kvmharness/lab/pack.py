@@ -21,8 +21,6 @@ from pathlib import Path
 from kvmharness.errors import UsageError
 from kvmharness.lab import boot
 
-# What a run imports late belongs into the pack as well.
-IMPORTS = "kvmharness.lab.inside, kvmharness.counters.profile, platform"
 # Loaded before anything can be packed, or by nobody but the host.
 LEFT_OUT = frozenset({"encodings", "_distutils_hack"})
 # Python's own shared libraries are mapped, not read, and lie where Python looks anyway.
@@ -34,7 +32,7 @@ FOLDER = "/run/kvmharness"
 def _loaded() -> dict[str, Path]:
     """Return name to file of every module that is loaded when the inside begins."""
     code = (
-        f"import {IMPORTS}, sys\n"
+        "import kvmharness.lab.inside, sys\n"
         "for name, module in list(sys.modules.items()):\n"
         "    path = getattr(module, '__file__', None)\n"
         "    if path and name != '__main__': print(name, path, sep='\\t')\n"
