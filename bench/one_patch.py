@@ -22,8 +22,11 @@ from kvmharness.lab import cache, packages
 RELEASE = "6.1.0-56-amd64"
 SOURCE = "linux-source-6.1"
 PACKAGES = [
-    SOURCE, f"linux-headers-{RELEASE}", "linux-headers-6.1.0-56-common", "linux-kbuild-6.1",
-]  # fmt: skip
+    SOURCE,
+    f"linux-headers-{RELEASE}",
+    "linux-headers-6.1.0-56-common",
+    "linux-kbuild-6.1",
+]
 MODULES = ("kvm.ko", "kvm-amd.ko", "kvm-intel.ko")
 # kvm_post_set_cr0(), as commit 01b31714bd90 ("KVM: x86: Do not unload MMU roots when only
 # toggling CR0.WP with TDP enabled") (in v6.4, v6.1.29) left it: without this branch a toggle

@@ -49,9 +49,7 @@ def without_proof(name: str) -> guest.Blob:
     return dataclasses.replace(blob, symbols=kept)
 
 
-def harness(
-    system: System, case: Case, cpu: int, iterations: int
-) -> tuple[list[int], list[int]]:
+def harness(system: System, case: Case, cpu: int, iterations: int) -> tuple[list[int], list[int]]:
     """Do the same with the harness."""
     costs, ticks = [], []
     blob = without_proof(case.guest)

@@ -20,9 +20,10 @@ from kvmharness import results, tables
 from kvmharness.results import CaseResult, Run
 
 KERNELS = (
-    "linux-image-5.10.0-30-amd64", "linux-image-6.1.0-56-amd64",
+    "linux-image-5.10.0-30-amd64",
+    "linux-image-6.1.0-56-amd64",
     "linux-image-6.12.43+deb12-amd64",
-)  # fmt: skip
+)
 VARIANTS = ("legacy", "tdp", "shadow")
 
 # Where the figures stand: Message-Id, and its table.  A toggle_cr0_wp of kvm-unit-tests'
@@ -78,13 +79,17 @@ def row(run: Run, legacy: Run) -> list[Text]:
     of_legacy = f"{toggle / base:.2f}" if toggle and base else "-"
     found = case(run, "long64/cr0_wp")
     variant = run.host.lab.variant if run.host.lab else "-"
-    figures = [
-        shown(cost(run, f"long64/{op}")) for op in ("cr4_smep", "cpuid", "empty")
-    ]
+    figures = [shown(cost(run, f"long64/{op}")) for op in ("cr4_smep", "cpuid", "empty")]
     cells = [
-        run.host.kernel.release, str(run.host.kvm.role_layout.value), variant, shown(toggle),
-        of_legacy, (found and found.class_) or "-", slope(run), *figures,
-    ]  # fmt: skip
+        run.host.kernel.release,
+        str(run.host.kvm.role_layout.value),
+        variant,
+        shown(toggle),
+        of_legacy,
+        (found and found.class_) or "-",
+        slope(run),
+        *figures,
+    ]
     return [Text(cell) for cell in cells]
 
 

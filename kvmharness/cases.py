@@ -66,8 +66,9 @@ OPS = (
 )
 
 # What a run without a pattern measures: the toggle and its controls, unpaged and paged.
-DEFAULT = [f"{guest}/{op}" for guest in ("real16", "long64") for op in
-           ("empty", "cr0_wp", "cpuid", "pio")]  # fmt: skip
+DEFAULT = [
+    f"{guest}/{op}" for guest in ("real16", "long64") for op in ("empty", "cr0_wp", "cpuid", "pio")
+]
 
 PARAMS = (
     Param("high", (0, 1), ("long64",), "1: run at a kernel-half address"),

@@ -113,9 +113,7 @@ def uses_tdp_mmu(parameters: Mapping[str, Mapping[str, str]]) -> bool | None:
     kvm = parameters.get("kvm", {})
     # A kvm with parameters but not this one is older than the TDP MMU (before 5.10).
     tdp_mmu = kvm.get("tdp_mmu", "N" if kvm else None)
-    paging = [
-        p[name] for p in parameters.values() for name in ("ept", "npt") if name in p
-    ]  # fmt: skip
+    paging = [p[name] for p in parameters.values() for name in ("ept", "npt") if name in p]
     if tdp_mmu is not None and tdp_mmu not in on:
         return False
     if paging and not any(value in on for value in paging):

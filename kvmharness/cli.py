@@ -67,7 +67,15 @@ def main() -> None:
 
 
 for _command in (
-    run.run, lab.lab, kernels.kernels, show.show, compare.compare, check.check, report.report,
-    export.export, perf.perf, doctor.doctor,
-):  # fmt: skip
+    run.run,
+    lab.lab,
+    kernels.kernels,
+    show.show,
+    compare.compare,
+    check.check,
+    report.report,
+    export.export,
+    perf.perf,
+    doctor.doctor,
+):
     main.add_command(_command)

@@ -14,9 +14,13 @@ from kvmharness.roles import Roles
 
 
 def begin(
-    system: System, session: Session, settings: Settings, suite: str | None,
-    clock: Clock = "tsc", found: Roles | None = None,
-) -> Run:  # fmt: skip
+    system: System,
+    session: Session,
+    settings: Settings,
+    suite: str | None,
+    clock: Clock = "tsc",
+    found: Roles | None = None,
+) -> Run:
     """Return a run that holds the host's record and the session's results, filled as it goes on.
 
     `found` is the kernel's MMU-role code where that is known already.
@@ -35,9 +39,12 @@ def begin(
 
 
 def count(
-    system: System, session: Session, settings: Settings,
-    before: Callable[[str], None], after: Callable[[], None],
-) -> None:  # fmt: skip
+    system: System,
+    session: Session,
+    settings: Settings,
+    before: Callable[[str], None],
+    after: Callable[[], None],
+) -> None:
     """Run the counting passes; `before` hears each case's name, `after` that it was counted."""
     with closing(Counting(system, settings)) as counting:
         for case, result in session.measured:

@@ -65,9 +65,7 @@ def sentence(comparison: Comparison) -> str:
         reasons = {row.said for row in comparison.rows}
         why = reasons.pop() if len(reasons) == 1 else "no case has figures on both sides"
         return f"{new} cannot be compared with {base}: {why}"
-    return (
-        f"{new} is neither faster nor slower than {base} in any case, as far as this shows{rest}"
-    )
+    return f"{new} is neither faster nor slower than {base} in any case, as far as this shows{rest}"
 
 
 def _summary(comparison: Comparison) -> str:
@@ -99,9 +97,12 @@ def show(comparison: Comparison, out: Console) -> None:
     for row in comparison.rows:
         costs = (figure(row.found.base), figure(row.found.new)) if row.found else ("-", "-")
         table.add_row(
-            plain(row.case), *costs, with_interval(row.found),
-            Text(row.verdict, style=COLOURS.get(row.verdict, "")), plain(row.said),
-        )  # fmt: skip
+            plain(row.case),
+            *costs,
+            with_interval(row.found),
+            Text(row.verdict, style=COLOURS.get(row.verdict, "")),
+            plain(row.said),
+        )
     if comparison.rows:
         out.print(table)
     left_out = [(reason, case) for case, reason in comparison.left_out.items()]

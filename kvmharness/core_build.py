@@ -90,8 +90,12 @@ def macros(header: str, *flags: str) -> dict[str, str]:
 
 def numbered(names: dict[str, str], prefix: str) -> list[str]:
     """Keep the macros of a family whose bodies are plain numbers."""
-    return [n for n, body in names.items() if re.fullmatch(prefix + r"[A-Z0-9_]+", n)
-            and re.fullmatch(r"\(?(0x[0-9a-fA-F]+|\d+)\)?", body)]
+    return [
+        n
+        for n, body in names.items()
+        if re.fullmatch(prefix + r"[A-Z0-9_]+", n)
+        and re.fullmatch(r"\(?(0x[0-9a-fA-F]+|\d+)\)?", body)
+    ]
 
 
 def definitions() -> str:
@@ -102,16 +106,18 @@ def definitions() -> str:
     names = {*REQUESTS, *CONSTANTS, *ours, *numbered(kvm, "KVM_EXIT_"), *numbered(kvm, "KVM_CAP_")}
     run = "struct kvm_run { uint8_t immediate_exit; uint32_t exit_reason; "
     run += "".join(f"kvmh_{field} {field}; " for field in PAYLOADS) + "...; };\n"
-    payloads = "".join(f"typedef struct {{ {body} ...; }} kvmh_{field};\n"
-                       for field, body in PAYLOADS.items())
+    payloads = "".join(
+        f"typedef struct {{ {body} ...; }} kvmh_{field};\n" for field, body in PAYLOADS.items()
+    )
     constants = "".join(f"#define {n} ...\n" for n in sorted(names))
     return STRUCTS + payloads + run + FUNCTIONS + constants
 
 
 def payload_names() -> str:
     """Name each payload in C as definitions() names it for cffi."""
-    return "".join(f"typedef __typeof__(((struct kvm_run *)0)->{field}) kvmh_{field};\n"
-                   for field in PAYLOADS)
+    return "".join(
+        f"typedef __typeof__(((struct kvm_run *)0)->{field}) kvmh_{field};\n" for field in PAYLOADS
+    )
 
 
 ffibuilder = FFI()

@@ -125,5 +125,3 @@ class Counting:
     def close(self) -> None:
         """Remove the probes."""
         self._stack.close()
-
-

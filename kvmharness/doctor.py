@@ -32,17 +32,23 @@ def _statistics(system: System) -> Check:
     if os.access(DEBUGFS, os.R_OK | os.X_OK):
         return Check("KVM statistics", True, f"{DEBUGFS} (per VM; this kernel is before 5.14)")
     return Check(
-        "KVM statistics", False, "no KVM_GET_STATS_FD (before Linux 5.14) and no debugfs",
+        "KVM statistics",
+        False,
+        "no KVM_GET_STATS_FD (before Linux 5.14) and no debugfs",
         "mount -t debugfs none /sys/kernel/debug  # and run as root",
-    )  # fmt: skip
+    )
 
 
 def _clock() -> Check:
     flags = set(host.parse_cpuinfo(host.read_text(Path("/proc/cpuinfo")) or "")["flags"].split())
     missing = {"constant_tsc", "nonstop_tsc"} - flags
     if missing:
-        return Check("TSC", False, f"no {' or '.join(sorted(missing))}: ticks are not a fixed time",
-                     "pin the CPU's frequency, or read the tsc column only")  # fmt: skip
+        return Check(
+            "TSC",
+            False,
+            f"no {' or '.join(sorted(missing))}: ticks are not a fixed time",
+            "pin the CPU's frequency, or read the tsc column only",
+        )
     return Check("TSC", True, "constant and nonstop")
 
 
@@ -51,9 +57,11 @@ def _governor(record: Host) -> Check:
     if governor in (None, "performance"):
         return Check("frequency governor", True, governor or "none: the frequency is not ours")
     return Check(
-        "frequency governor", False, f"{governor}: figures follow the frequency",
+        "frequency governor",
+        False,
+        f"{governor}: figures follow the frequency",
         "cpupower frequency-set -g performance",
-    )  # fmt: skip
+    )
 
 
 def _questions(found: roles.Roles | Kvm) -> dict[str, roles.Finding]:
@@ -68,8 +76,10 @@ def describe(found: roles.Roles) -> list[str]:
 def _answer(finding: roles.Finding) -> str:
     answers = {True: "yes", False: "no", None: "unknown"}
     value = finding.value if isinstance(finding.value, str) else answers[finding.value]
-    evidence = f" (by {finding.evidence}: {finding.detail})" if finding.evidence else (
-        f" ({finding.detail})"
+    evidence = (
+        f" (by {finding.evidence}: {finding.detail})"
+        if finding.evidence
+        else (f" ({finding.detail})")
     )
     return f"{value}{evidence}"
 
@@ -117,8 +127,12 @@ def examine(device: str = "/dev/kvm") -> Iterator[Check]:
             return
         yield Check("/dev/kvm", True, f"API version {record.kvm.api_version}")
         module = record.kvm.module
-        yield Check("vendor module", module is not None, module or "none found",
-                    None if module else "modprobe kvm_intel  # or kvm_amd")  # fmt: skip
+        yield Check(
+            "vendor module",
+            module is not None,
+            module or "none found",
+            None if module else "modprobe kvm_intel  # or kvm_amd",
+        )
         yield from _roles(record)
         yield _statistics(system)
         yield from _perf()

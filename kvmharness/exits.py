@@ -143,9 +143,7 @@ def _msr(name: str) -> Callable[[Any], Exit]:
 
 _READERS: dict[str, Callable[[Any], Exit]] = {
     "UNKNOWN": lambda run: Hardware("UNKNOWN", run.hw.hardware_exit_reason),
-    "FAIL_ENTRY": lambda run: FailEntry(
-        "FAIL_ENTRY", run.fail_entry.hardware_entry_failure_reason
-    ),
+    "FAIL_ENTRY": lambda run: FailEntry("FAIL_ENTRY", run.fail_entry.hardware_entry_failure_reason),
     "EXCEPTION": lambda run: GuestException("EXCEPTION", run.ex.exception, run.ex.error_code),
     "IO": _io,
     "MMIO": _mmio,

@@ -18,8 +18,11 @@ from kvmharness.tables import figure
 Answer = Literal["ok", "FAIL", "unclear", "incorrect"]
 
 COMPARE: dict[str, Callable[[float, float], bool]] = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-}  # fmt: skip
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
 # What stands where a counter's name may, and is none.
 NO_COUNTERS = frozenset({*COMPARE, "class", "cost", "net"})
 NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?", re.ASCII)

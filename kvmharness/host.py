@@ -15,8 +15,10 @@ from kvmharness.roles import Roles
 SYS = Path("/sys")
 PROC = Path("/proc")
 VENDOR_MODULES = {
-    "GenuineIntel": "kvm_intel", "AuthenticAMD": "kvm_amd", "HygonGenuine": "kvm_amd",
-}  # fmt: skip
+    "GenuineIntel": "kvm_intel",
+    "AuthenticAMD": "kvm_amd",
+    "HygonGenuine": "kvm_amd",
+}
 HYPERVISOR_BIT = 1 << 31  # CPUID leaf 1, ecx: set by hypervisors only (Intel SDM, AMD APM)
 HYPERVISOR_LEAF = 0x40000000
 
@@ -61,9 +63,7 @@ def _kvm(system: System, found: Roles) -> Kvm:
     module = vendor_module()
     names = ["kvm", module] if module else ["kvm"]
     parameters = {name: read_folder(SYS / "module" / name / "parameters") for name in names}
-    return Kvm(
-        system.get_api_version(), module, parameters, found.role_layout, found.wp_cure
-    )
+    return Kvm(system.get_api_version(), module, parameters, found.role_layout, found.wp_cure)
 
 
 def _turbo(cpus: Path) -> bool | None:
@@ -132,9 +132,7 @@ def record(system: System, found: Roles | None = None) -> Host:
         kernel=kernel(),
         kvm=_kvm(system, found or roles.running()),
         cpu=cpu(),
-        clocksource=read_text(
-            SYS / "devices/system/clocksource/clocksource0/current_clocksource"
-        ),
+        clocksource=read_text(SYS / "devices/system/clocksource/clocksource0/current_clocksource"),
         tsc_khz=tsc_khz,
         memory_bytes=_memory_bytes(),
         nested=signature is not None,

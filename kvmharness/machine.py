@@ -52,10 +52,15 @@ class Machine:
     """
 
     def __init__(
-        self, system: System, case: Case, *, timeout_s: float = DEFAULT_TIMEOUT_S,
-        blob: guest.Blob | None = None, cpus: Sequence[int] = (),
+        self,
+        system: System,
+        case: Case,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        blob: guest.Blob | None = None,
+        cpus: Sequence[int] = (),
         proof_iterations: int = PROOF_ITERATIONS,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.case = case
         self._proof_iterations = proof_iterations
         self._timeout_ns = int(timeout_s * 1e9)
@@ -168,9 +173,7 @@ class Machine:
         """Return what the window's page holds as the host sees it."""
         return int(struct.unpack_from("<I", self.memory, lib.GUEST_READ_ONLY)[0])
 
-    def measure(
-        self, iterations: int, samples: int, sources: Sequence[Source] = ()
-    ) -> Measurement:
+    def measure(self, iterations: int, samples: int, sources: Sequence[Source] = ()) -> Measurement:
         """Take `samples` (1..MAX_SAMPLES) of `iterations` ops (1..MAX_ITERATIONS) a vCPU.
 
         Raises GuestTimeout when the time limit passes first (the samples under way are

@@ -213,7 +213,11 @@ class Session:
             _Account(
                 case,
                 CaseResult(
-                    case.name, case.guest, case.op, dict(case.params), unit=UNITS[clock],
+                    case.name,
+                    case.guest,
+                    case.op,
+                    dict(case.params),
+                    unit=UNITS[clock],
                     skipped=why_not(case, here),
                 ),
             )
@@ -243,9 +247,7 @@ class Session:
                 for number, account in enumerate(chosen[turn:] + chosen[:turn], 1):
                     if account.open:
                         self._measure_one(account)
-                    yield Progress(
-                        self._rounds + 1, last, number, len(chosen), account.result
-                    )
+                    yield Progress(self._rounds + 1, last, number, len(chosen), account.result)
                 self._rounds += 1
 
     def _measure_one(self, account: _Account) -> None:
@@ -259,4 +261,3 @@ class Session:
             condemn(account.result, str(error))
         except (GuestError, KvmError) as error:
             account.result.failed = str(error)
-

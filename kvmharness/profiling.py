@@ -54,7 +54,10 @@ def difference(
 
 
 def _measure(
-    system: System, case: Case, seconds: float, timeout_s: float,
+    system: System,
+    case: Case,
+    seconds: float,
+    timeout_s: float,
     attach: Callable[[Sequence[int]], PerfSource],
 ) -> tuple[PerfSource, dict[str, int], int]:
     """Measure about `seconds` with what `attach` puts on the vCPUs' threads.

@@ -93,6 +93,8 @@ def judge(case: str, op: str, found: list[Attempt], host_sees: int) -> None:
         held = attempt.value
     if host_sees != held:
         raise KvmIncorrect(
-            case, found[-1].iteration, 0, f"the host sees {host_sees:#x} in the page where the "
-            f"guest reads {held:#x}",
-        )  # fmt: skip
+            case,
+            found[-1].iteration,
+            0,
+            f"the host sees {host_sees:#x} in the page where the guest reads {held:#x}",
+        )

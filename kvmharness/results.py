@@ -268,9 +268,7 @@ def read(path: Path) -> Run:
     except msgspec.ValidationError as error:
         raise UsageError(f"read {path}: not a run: {error}; measure again") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(
-            f"read {path}: not JSON or cut short: {error}; measure again"
-        ) from None
+        raise UsageError(f"read {path}: not JSON or cut short: {error}; measure again") from None
     wrong = _contradiction(run)
     if wrong:
         raise UsageError(f"read {path}: not a run: {wrong}; measure again")

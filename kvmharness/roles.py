@@ -243,9 +243,7 @@ def _btf_facts(kernel: KernelFile) -> Facts:
         if not btfs:
             return Facts()
         names = (name for name in SIBLINGS | {CURE} if any(btf.function(name) for btf in btfs))
-        return Facts(
-            _members(btfs, "kvm_mmu"), _members(btfs, "kvm_pagewalk"), frozenset(names)
-        )
+        return Facts(_members(btfs, "kvm_mmu"), _members(btfs, "kvm_pagewalk"), frozenset(names))
     except BtfError as error:
         return Facts(note=f" (BTF is of no use: {error})")
 

@@ -18,7 +18,11 @@ MOST_ROUNDS = 4
 
 
 def measure(
-    chosen: Sequence[Case], settings: Settings, output: Path | None, *, extend: bool,
+    chosen: Sequence[Case],
+    settings: Settings,
+    output: Path | None,
+    *,
+    extend: bool,
     suite: str | None,
 ) -> tuple[Run, bool]:
     """Measure, saving as it goes; return the run and whether it was interrupted."""

@@ -206,9 +206,13 @@ def show(run: Run, out: Console) -> None:
         counters = [count(result.counters.get(name)) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
-            plain(result.name + mark), with_interval(result.per_op), net_of_empty(result), *tsc,
-            *counters, plain(result.class_ or "-"),
-        )  # fmt: skip
+            plain(result.name + mark),
+            with_interval(result.per_op),
+            net_of_empty(result),
+            *tsc,
+            *counters,
+            plain(result.class_ or "-"),
+        )
     out.print(table)
     settings = run.settings
     out.print(

@@ -74,7 +74,11 @@ def kvmharness() -> Callable[..., subprocess.CompletedProcess[str]]:
     def call(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(  # type: ignore[call-overload, no-any-return]
             [sys.executable, "-m", "kvmharness", *arguments],
-            capture_output=True, text=True, timeout=60, check=False, **options,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            **options,
+        )
 
     return call

@@ -72,9 +72,16 @@ def made_up_lab_run() -> Run:
     cpu = run.host.cpu
     l0 = L0("l0", Kernel("6.18.0", "#1", "x86_64", "quiet"), None, cpu, None)
     run.host.lab = Lab(
-        "tcg-svm", "tdp", "linux-image-6.1", "QEMU emulator version 7.2.22", "EPYC,+svm", "1.42",
-        1024, {"kvm": "00", "kvm_amd": "11"}, l0,
-    )  # fmt: skip
+        "tcg-svm",
+        "tdp",
+        "linux-image-6.1",
+        "QEMU emulator version 7.2.22",
+        "EPYC,+svm",
+        "1.42",
+        1024,
+        {"kvm": "00", "kvm_amd": "11"},
+        l0,
+    )
     run.clock = "insn"
     for case in run.cases:
         case.unit, case.tsc_khz = "insn", None

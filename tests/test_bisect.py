@@ -36,7 +36,7 @@ def test_the_first_bad_kernel_is_found(tmp_path: Path) -> None:
         git(tmp_path, "commit", "-q", "-m", f"{number}: {name}")
         commits.append(git(tmp_path, "rev-parse", "HEAD"))
     check = (
-        f"{sys.executable} -m kvmharness check --lab \"$(cat kernel)\" --variant tdp --bisect "
+        f'{sys.executable} -m kvmharness check --lab "$(cat kernel)" --variant tdp --bisect '
         "--expect 'long64/cr0_wp < 10000 insn' --expect 'long64/cr0_wp class exit/kept'"
     )
     git(tmp_path, "bisect", "start", commits[-1], commits[0])

@@ -27,10 +27,18 @@ def browse(text: str, folder: Path) -> tuple[str, list[str]]:
     page = folder / "page.html"
     page.write_text(text)
     done = subprocess.run(
-        [CHROMIUM or "", *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom",
-         page.as_uri()],
-        capture_output=True, text=True, timeout=50, check=True,
-    )  # fmt: skip
+        [
+            CHROMIUM or "",
+            *FLAGS,
+            f"--user-data-dir={folder / 'profile'}",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=True,
+    )
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 

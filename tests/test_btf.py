@@ -109,8 +109,11 @@ def split_pair() -> tuple[bytes, bytes]:
 def test_split() -> None:
     base, split = split_pair()
     btf = Btf.parse(split, Btf.parse(base))
-    members = {name: found.members for name in ("of_base", "own", "named_in_base")
-               if (found := btf.struct(name))}  # fmt: skip
+    members = {
+        name: found.members
+        for name in ("of_base", "own", "named_in_base")
+        if (found := btf.struct(name))
+    }
     assert members == {
         "of_base": (Member("x", "u32"),),
         "own": (Member("y", "u32"),),
@@ -144,10 +147,16 @@ def test_kind_told_by_the_layout_only() -> None:
 
 @pytest.mark.parametrize(
     ("at", "value"),
-    [(0, b"\xeb\x9f"), (2, b"\x02"), (4, b"\xff\xff\xff\xff"), (12, b"\xff\xff\xff\xff"),
-     (20, b"\x03\0\0\0"), (24 + 7, b"\x7f")],
+    [
+        (0, b"\xeb\x9f"),
+        (2, b"\x02"),
+        (4, b"\xff\xff\xff\xff"),
+        (12, b"\xff\xff\xff\xff"),
+        (20, b"\x03\0\0\0"),
+        (24 + 7, b"\x7f"),
+    ],
     ids=["big-endian", "version", "header", "types", "last-string", "kind"],
-)  # fmt: skip
+)
 def test_damage_is_seen(at: int, value: bytes) -> None:
     data = bytearray(role_btf("cpu_role"))
     data[at : at + len(value)] = value

@@ -38,9 +38,13 @@ def test_recorded_kernel(path: Path) -> None:
 def test_recordings_cover_the_classes() -> None:
     classes = {c["class"] for p in RECORDINGS for c in json.loads(p.read_text())["cases"]}
     assert {
-        "exit/kept", "exit/reloaded", "exit/rebuilt", "no-exit/kept", "emulated/kept",
+        "exit/kept",
+        "exit/reloaded",
+        "exit/rebuilt",
+        "no-exit/kept",
+        "emulated/kept",
         "emulated/reloaded",
-    } <= classes  # fmt: skip
+    } <= classes
 
 
 @pytest.mark.parametrize(
@@ -53,21 +57,33 @@ def test_recordings_cover_the_classes() -> None:
         ({**EXIT, NEW: 0, FOUND: 0, LOAD: None}, True, "exit/kept-or-reloaded"),
         ({**EXIT, NEW: 0, FOUND: 0}, None, "exit/kept-or-reloaded"),
         ({**EXIT, NEW: 0, FOUND: 0}, False, "exit/kept"),
-        ({"kvm:kvm_exit": 0, "kvm:kvm_emulate_insn": 0, NEW: 0, FOUND: 0, LOAD: 0}, True,
-         "no-exit/kept"),
-        ({"kvm:kvm_exit": 0, "kvm:kvm_emulate_insn": 4, NEW: 0, FOUND: 1}, False,
-         "emulated/reloaded"),
+        (
+            {"kvm:kvm_exit": 0, "kvm:kvm_emulate_insn": 0, NEW: 0, FOUND: 0, LOAD: 0},
+            True,
+            "no-exit/kept",
+        ),
+        (
+            {"kvm:kvm_exit": 0, "kvm:kvm_emulate_insn": 4, NEW: 0, FOUND: 1},
+            False,
+            "emulated/reloaded",
+        ),
         # conflicts
         ({**EXIT, NEW: 3, FOUND: 0, LOAD: 0}, True, "exit/unclear"),
         ({**EXIT, NEW: 0.5, FOUND: 0.5, LOAD: 1}, False, "exit/unclear"),
-        ({"kvm:kvm_exit": 0.5, "kvm:kvm_emulate_insn": 0, NEW: 0, FOUND: 0, LOAD: 0}, True,
-         "unclear/kept"),
+        (
+            {"kvm:kvm_exit": 0.5, "kvm:kvm_emulate_insn": 0, NEW: 0, FOUND: 0, LOAD: 0},
+            True,
+            "unclear/kept",
+        ),
         # KVM's statistics alone
         ({"kvm.exits": 5, "kvm.insn_emulation": 1, "kvm.pf_fixed": 4}, True, "exit/rebuilt"),
-        ({"kvm.exits": 1, "kvm.insn_emulation": 0, "kvm.pf_fixed": 0}, True,
-         "exit/kept-or-reloaded"),
+        (
+            {"kvm.exits": 1, "kvm.insn_emulation": 0, "kvm.pf_fixed": 0},
+            True,
+            "exit/kept-or-reloaded",
+        ),
     ],
-)  # fmt: skip
+)
 def test_rules(counters: dict[str, float | None], tdp_mmu: bool | None, expected: str) -> None:
     assert name(counters, tdp_mmu) == expected
 

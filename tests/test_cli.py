@@ -58,9 +58,16 @@ def test_json_on_stdout_is_the_file(kvmharness: Call) -> None:
 @pytest.mark.kvm
 def test_guest_that_takes_too_long_is_exit_4(kvmharness: Call) -> None:
     done = kvmharness(
-        "run", "long64/cr0_wp", "long64/empty", "--iterations", "4000000000", "--timeout", "0.2",
-        "--vms", "1",
-    )  # fmt: skip
+        "run",
+        "long64/cr0_wp",
+        "long64/empty",
+        "--iterations",
+        "4000000000",
+        "--timeout",
+        "0.2",
+        "--vms",
+        "1",
+    )
     assert done.returncode == 4
     assert "failed: long64/cr0_wp: guest: rang no doorbell within 0.2 s" in done.stdout
 
@@ -103,8 +110,12 @@ def test_full_stdout_is_one_line_and_exit_2() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "kvmharness", "run", "--list"],
-            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=60,
-        )  # fmt: skip
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
     assert done.returncode == 2
     assert "stdout: No space left on device" in one_line(done.stderr)
 

@@ -73,9 +73,10 @@ def test_regression_is_slower_because_the_root_is_rebuilt() -> None:
 def test_another_variant_is_what_is_compared_and_no_warning() -> None:
     found = of(TDP_6_1, SHADOW_6_12)
     assert found.compared == [
-        "kernel 6.1.0-56-amd64 tdp → 6.12.117+deb12-amd64 shadow", "kvm.tdp_mmu 1 → 0",
+        "kernel 6.1.0-56-amd64 tdp → 6.12.117+deb12-amd64 shadow",
+        "kvm.tdp_mmu 1 → 0",
         "kvm_amd.npt 1 → 0",
-    ]  # fmt: skip
+    ]
     assert found.differing == []
 
 
@@ -86,14 +87,16 @@ def hosts() -> tuple[Run, Run]:
     new.host.kernel = Kernel("6.4.0", "#2", "x86_64", "quiet mitigations=off kvm.tdp_mmu=Y")
     base.host.kernel.cmdline = "quiet"
     base.host.cpu.mitigations = {
-        "meltdown": "Not affected", "retbleed": "Vulnerable",
+        "meltdown": "Not affected",
+        "retbleed": "Vulnerable",
         "spectre_v2": "Mitigation: Retpolines, STIBP: disabled",
-    }  # fmt: skip
+    }
     new.host.cpu.mitigations = {
-        "its": "Not affected", "retbleed": "Mitigation: untrained return thunk",
+        "its": "Not affected",
+        "retbleed": "Mitigation: untrained return thunk",
         "spectre_v2": "Mitigation: Retpolines; STIBP: disabled; BHI: Not affected",
         "tsa": "Mitigation: Clear CPU buffers",
-    }  # fmt: skip
+    }
     new.host.cpu.microcode, new.host.cpu.governor, new.host.cpu.turbo = "0x2", "powersave", True
     new.host.cpu.smt_active, new.host.clocksource = True, "hpet"
     new.host.kvm.parameters["kvm"] |= {"tdp_mmu": "N", "only_here": "1"}
@@ -206,8 +209,9 @@ def test_what_carries_a_labs_job_is_no_difference() -> None:
 def test_another_qemu_or_l0_cpu_counts_as_the_clock_says() -> None:
     base, new = made_up_lab_run(), made_up_lab_run()
     assert new.host.lab is not None
-    new.host.lab.l0 = L0("l0", Kernel("6.19.0", "#1", "x86_64", "quiet"), None,
-                         copy.deepcopy(new.host.cpu), None)  # fmt: skip
+    new.host.lab.l0 = L0(
+        "l0", Kernel("6.19.0", "#1", "x86_64", "quiet"), None, copy.deepcopy(new.host.cpu), None
+    )
     new.host.lab.l0.cpu.model = 1
     found = of(base, new)
     assert set(verdicts(found).values()) == {"same"}  # instructions are counted, not timed
@@ -292,20 +296,40 @@ def told(class_: str | None, **counters: float) -> explain.Account:
 @pytest.mark.parametrize(
     ("base", "new", "direction", "end"),
     [
-        (told("exit/kept"), told("no-exit/kept"), "faster",
-         " because the write no longer exits (exit/kept → no-exit/kept)"),
-        (told("no-exit/kept"), told("exit/rebuilt"), "slower",
-         " because the root is rebuilt and the write exits (no-exit/kept → exit/rebuilt)"),
+        (
+            told("exit/kept"),
+            told("no-exit/kept"),
+            "faster",
+            " because the write no longer exits (exit/kept → no-exit/kept)",
+        ),
+        (
+            told("no-exit/kept"),
+            told("exit/rebuilt"),
+            "slower",
+            " because the root is rebuilt and the write exits (no-exit/kept → exit/rebuilt)",
+        ),
         # A class that became dearer does not explain a gain, nor do counters that rose.
-        (told("exit/kept", exits=1), told("exit/rebuilt", exits=5), "faster",
-         "; the counters do not say why"),
-        (told("exit/kept", exits=5, tlb_flush=0), told("exit/kept", exits=1, tlb_flush=1),
-         "faster", ", with exits 5.00 → 1.00"),
-        (told("exit/kept", exits=1), told("exit/kept", exits=1.02), "slower",
-         "; the counters do not say why"),
+        (
+            told("exit/kept", exits=1),
+            told("exit/rebuilt", exits=5),
+            "faster",
+            "; the counters do not say why",
+        ),
+        (
+            told("exit/kept", exits=5, tlb_flush=0),
+            told("exit/kept", exits=1, tlb_flush=1),
+            "faster",
+            ", with exits 5.00 → 1.00",
+        ),
+        (
+            told("exit/kept", exits=1),
+            told("exit/kept", exits=1.02),
+            "slower",
+            "; the counters do not say why",
+        ),
         (told(None), told(None), "slower", "; nothing was counted that could say why"),
     ],
-)  # fmt: skip
+)
 def test_because_needs_proof(
     base: explain.Account, new: explain.Account, direction: explain.Direction, end: str
 ) -> None:
@@ -314,8 +338,9 @@ def test_because_needs_proof(
 
 def test_runs_that_disagree_on_the_class_have_none() -> None:
     cases = [made_up_case("long64/cr0_wp", 1.0) for _ in range(3)]
-    for case, class_, exits in zip(cases, ("exit/kept", "exit/kept", "exit/rebuilt"), (1, 3, 9),
-                                   strict=True):  # fmt: skip
+    for case, class_, exits in zip(
+        cases, ("exit/kept", "exit/kept", "exit/rebuilt"), (1, 3, 9), strict=True
+    ):
         case.class_, case.counters = class_, {"kvm.exits": exits, "kvm.pf_fixed": None}
     assert explain.account(cases) == told(None, exits=3)
     assert explain.account(cases[:2]) == told("exit/kept", exits=2)

@@ -25,9 +25,13 @@ def complete(*words: str, shell: str = "bash") -> tuple[list[str], set[str]]:
         "COMP_CWORD": str(len(words) - 1) if shell != "fish" else words[-1],
     }
     done = subprocess.run(
-        [sys.executable, "-c", CODE], env={**os.environ, **asked}, capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", CODE],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert "Traceback" not in done.stderr
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
     return done.stdout.splitlines(), loaded
@@ -63,7 +67,11 @@ def test_zsh_and_fish_are_told_what_an_op_is() -> None:
 def test_every_shell_gets_its_script(shell: str) -> None:
     asked = {"_KVMHARNESS_COMPLETE": f"{shell}_source"}
     done = subprocess.run(
-        [sys.executable, "-c", CODE], env={**os.environ, **asked}, capture_output=True,
-        text=True, timeout=60, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", CODE],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert "_KVMHARNESS_COMPLETE" in done.stdout

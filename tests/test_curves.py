@@ -16,14 +16,25 @@ GOLDEN = Path(__file__).parent / "golden" / "curves.txt"
 
 # A rebuilt root over pages, net of touching them; a flat cost over a number of vCPUs.
 PAGES = Slope(
-    "long64/cr0_wp", "pages", "ns",
+    "long64/cr0_wp",
+    "pages",
+    "ns",
     [(x, 2500 + 123.4 * x) for x in (0.0, *(float(1 << n) for n in range(13)))],
-    123.4, (120.0, 126.0), 2500.0, 121.9, (118.5, 124.4),
-)  # fmt: skip
+    123.4,
+    (120.0, 126.0),
+    2500.0,
+    121.9,
+    (118.5, 124.4),
+)
 VCPUS = Slope(
-    "long64/cr0_wp@high=1", "vcpus", "ns",
-    [(1.0, 900.0), (2.0, 910.0), (4.0, 905.0), (6.0, 930.0)], 4.8, None, 896.0,
-)  # fmt: skip
+    "long64/cr0_wp@high=1",
+    "vcpus",
+    "ns",
+    [(1.0, 900.0), (2.0, 910.0), (4.0, 905.0), (6.0, 930.0)],
+    4.8,
+    None,
+    896.0,
+)
 
 
 def rendered(*slopes: Slope, **options: bool) -> str:

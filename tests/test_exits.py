@@ -58,9 +58,7 @@ def test_fail_entry_hypercall_and_the_rest(page: Any) -> None:
     run = as_run(page)
     run.exit_reason = lib.KVM_EXIT_FAIL_ENTRY
     run.fail_entry.hardware_entry_failure_reason = 0x80000021
-    assert str(exits.read(run)) == (
-        "KVM_EXIT_FAIL_ENTRY(hardware_entry_failure_reason=0x80000021)"
-    )
+    assert str(exits.read(run)) == ("KVM_EXIT_FAIL_ENTRY(hardware_entry_failure_reason=0x80000021)")
     run.exit_reason = lib.KVM_EXIT_HYPERCALL
     run.hypercall.nr = 12
     hypercall = exits.read(run)

@@ -21,10 +21,12 @@ from tests.samples import made_up_run
         ("long64/cr0_wp net <= -1.5e3 ns", ("long64/cr0_wp", "net", "<=", -1500, "ns")),
         ("  long64/cr0_wp   class  */kept ", ("long64/cr0_wp", "class", "*/kept", 0, None)),
         ("long64/cr0_wp kvm.exits > 0.9", ("long64/cr0_wp", "kvm.exits", ">", 0.9, None)),
-        ("a@pages=16 kvmmmu:kvm_mmu_get_page[created==1] < 1",
-         ("a@pages=16", "kvmmmu:kvm_mmu_get_page[created==1]", "<", 1, None)),
+        (
+            "a@pages=16 kvmmmu:kvm_mmu_get_page[created==1] < 1",
+            ("a@pages=16", "kvmmmu:kvm_mmu_get_page[created==1]", "<", 1, None),
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_is_understood(text: str, expected: tuple[str, str, str, float, str | None]) -> None:
     assert parse(text) == Expectation(text, *expected)
 

@@ -22,9 +22,16 @@ CONTROL_READ = re.compile(r"mov\s+%cr\d,|smsw|str\b|sldt")
 PAIRS = [(g, op.name) for op in OPS for g in op.guests]
 # Register written by one op, and how often an iteration.
 WRITES = {
-    "cr0_wp": ["0"], "cr0_ts": ["0"], "cr4_pge": ["4"], "cr4_smep": ["4"], "cr4_smap": ["4"],
-    "cr4_pke": ["4"], "cr3_same": ["3"], "cr3_switch": ["3"], "wx": ["0", "0"],
-}  # fmt: skip
+    "cr0_wp": ["0"],
+    "cr0_ts": ["0"],
+    "cr4_pge": ["4"],
+    "cr4_smep": ["4"],
+    "cr4_smap": ["4"],
+    "cr4_pke": ["4"],
+    "cr3_same": ["3"],
+    "cr3_switch": ["3"],
+    "wx": ["0", "0"],
+}
 
 
 def timed_loop(name: str, op: str) -> list[str]:
@@ -35,12 +42,19 @@ def timed_loop(name: str, op: str) -> list[str]:
     at = {line.split()[2]: f"0x{line.split()[0]}" for line in symbols.splitlines()}
     listing = subprocess.run(
         [
-            "objdump", "-d", "--no-show-raw-insn", "-m", MACHINE.get(name, "i386"),
-            f"--start-address={at[f'loop_{op}']}", f"--stop-address={at[f'end_{op}']}",
+            "objdump",
+            "-d",
+            "--no-show-raw-insn",
+            "-m",
+            MACHINE.get(name, "i386"),
+            f"--start-address={at[f'loop_{op}']}",
+            f"--stop-address={at[f'end_{op}']}",
             BLOBS / f"{name}.elf",
         ],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     return re.findall(r"^\s+[0-9a-f]+:\t(.*?)\s*$", listing, re.MULTILINE)
 
 

@@ -53,16 +53,36 @@ def good() -> Any:
 
 
 WORDS = st.sampled_from(
-    ["", " ", "[/bold]x", "<script>", "\x1b[31m", "a\nb", "\x00", "\ufffe", "é" * 300, "a # b",
-     "$x$", "]]>", "# SKIP", "\u2028"]
-)  # fmt: skip
+    [
+        "",
+        " ",
+        "[/bold]x",
+        "<script>",
+        "\x1b[31m",
+        "a\nb",
+        "\x00",
+        "\ufffe",
+        "é" * 300,
+        "a # b",
+        "$x$",
+        "]]>",
+        "# SKIP",
+        "\u2028",
+    ]
+)
 INTEGERS = st.one_of(st.integers(-(2**70), 2**70), st.integers(-9, 9))
 NUMBERS = st.one_of(INTEGERS, st.floats(allow_nan=False), st.floats(0, 1e14))
 LIKE = {str: WORDS, int: INTEGERS, float: NUMBERS}
 WEIRD = st.one_of(
-    st.none(), st.booleans(), NUMBERS, WORDS,
-    st.just([]), st.just({}), st.just([0.0, 0.0]), st.just([1e308] * 30),
-)  # fmt: skip
+    st.none(),
+    st.booleans(),
+    NUMBERS,
+    WORDS,
+    st.just([]),
+    st.just({}),
+    st.just([0.0, 0.0]),
+    st.just([1e308] * 30),
+)
 
 
 def leaves(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -105,9 +125,10 @@ def hostile(examples: int) -> Callable[[Callable[..., None]], Callable[..., None
 
     def wrap(test: Callable[..., None]) -> Callable[..., None]:
         return settings(
-            max_examples=int(os.environ.get("KVMHARNESS_EXAMPLES", examples)), deadline=None,
+            max_examples=int(os.environ.get("KVMHARNESS_EXAMPLES", examples)),
+            deadline=None,
             suppress_health_check=[HealthCheck.function_scoped_fixture],
-        )(given(text=st.sampled_from(PATHS + 3 * TYPED).flatmap(mutation))(test))  # fmt: skip
+        )(given(text=st.sampled_from(PATHS + 3 * TYPED).flatmap(mutation))(test))
 
     return wrap
 
@@ -148,9 +169,7 @@ def written_or_refused(write: Callable[[], bytes]) -> bytes | None:
 
 
 @hostile(100)
-def test_any_value_anywhere_is_exported_or_refused(
-    tmp_path: Path, text: str
-) -> None:
+def test_any_value_anywhere_is_exported_or_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "hostile.json"
     file.write_text(text)
     try:
@@ -167,9 +186,7 @@ def test_any_value_anywhere_is_exported_or_refused(
 
 
 @hostile(25)
-def test_any_value_anywhere_is_reported_or_refused(
-    tmp_path: Path, text: str
-) -> None:
+def test_any_value_anywhere_is_reported_or_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     (tmp_path / "b.json").write_text(json.dumps(GOOD))
     written = written_or_refused(lambda: page.render(runfiles.read([tmp_path])).encode())

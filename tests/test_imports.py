@@ -48,9 +48,7 @@ def imported(path: Path) -> set[str]:
 
 
 def files() -> dict[str, Path]:
-    return {
-        module_name(p): p for p in ROOT.rglob("*.py") if p.name != "core_build.py"
-    }
+    return {module_name(p): p for p in ROOT.rglob("*.py") if p.name != "core_build.py"}
 
 
 def test_every_module_has_its_place() -> None:

@@ -56,8 +56,11 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def vmlinux(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("vmlinux")
     banner = f'.section .rodata\n.ascii "Linux version {BUILD}\\n"\n'
-    obj = kernel_object(folder, role_btf("mmu_role"), banner + ".globl only_referred_to\n"
-                        ".set only_referred_to, 0x1000\n")  # fmt: skip
+    obj = kernel_object(
+        folder,
+        role_btf("mmu_role"),
+        banner + ".globl only_referred_to\n.set only_referred_to, 0x1000\n",
+    )
     subprocess.run(["ld", "-e0", "-o", folder / "vmlinux", obj], check=True)
     return (folder / "vmlinux").read_bytes()
 

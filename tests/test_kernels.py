@@ -128,8 +128,11 @@ def test_a_build_trees_modules_are_linked_not_written_to(tmp_path: Path) -> None
 
 def test_modules_are_loaded_after_what_they_need() -> None:
     assert [Path(p).stem for p in load_order(DEP, "kvm_amd")] == [
-        "irqbypass", "kvm", "ccp", "kvm-amd",
-    ]  # fmt: skip
+        "irqbypass",
+        "kvm",
+        "ccp",
+        "kvm-amd",
+    ]
     assert load_order(DEP, "kvm_intel") == []
 
 

@@ -186,11 +186,30 @@ def test_a_user_who_is_not_root_boots_too(cured: kernels.Kernel, tmp_path: Path)
     for parent in tmp_path.parents[:2]:
         parent.chmod(0o755)
     command = [
-        "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "--bounding-set",
-        "-all", "env", f"XDG_CACHE_HOME={tmp_path}", f"HOME={tmp_path}", f"TMPDIR={tmp_path}",
-        sys.executable, "-m", "kvmharness", "lab", str(cured.image.parents[1]), "--case",
-        "long64/empty", "--machine", "tcg-svm", "-o", str(tmp_path / "runs"),
-    ]  # fmt: skip
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--bounding-set",
+        "-all",
+        "env",
+        f"XDG_CACHE_HOME={tmp_path}",
+        f"HOME={tmp_path}",
+        f"TMPDIR={tmp_path}",
+        sys.executable,
+        "-m",
+        "kvmharness",
+        "lab",
+        str(cured.image.parents[1]),
+        "--case",
+        "long64/empty",
+        "--machine",
+        "tcg-svm",
+        "-o",
+        str(tmp_path / "runs"),
+    ]
     if not readable_by_others(Path(sys.executable), cured.image):
         pytest.skip("Python or the kernel lies where only root may read")
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)

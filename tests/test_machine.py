@@ -39,9 +39,15 @@ def provoke(system: System, blob: Blob, case: Case = TOGGLE) -> GuestError:
 
 
 VARIANTS = [
-    "*", "long64/*@high=1", "*/cr0_wp@irqchip=0", "*/cr0_wp@pages=16", "*/cr0_wp@slots=64",
-    "long64/cr0_wp@pages=4,huge=1", "long64/cr3_switch@pcid=1", "long64/cr0_wp@la57=1",
-]  # fmt: skip
+    "*",
+    "long64/*@high=1",
+    "*/cr0_wp@irqchip=0",
+    "*/cr0_wp@pages=16",
+    "*/cr0_wp@slots=64",
+    "long64/cr0_wp@pages=4,huge=1",
+    "long64/cr3_switch@pcid=1",
+    "long64/cr0_wp@la57=1",
+]
 
 
 @pytest.mark.parametrize("name", [c.name for c in select(VARIANTS)])

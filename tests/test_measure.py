@@ -16,9 +16,14 @@ from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
 from kvmharness.results import Settings
 
 SETTINGS = Settings(
-    vms=2, samples_per_vm=3, target_ms=0.2, iterations=None, cpu=None, precision=0.05,
+    vms=2,
+    samples_per_vm=3,
+    target_ms=0.2,
+    iterations=None,
+    cpu=None,
+    precision=0.05,
     timeout_s=5.0,
-)  # fmt: skip
+)
 
 
 class _Clockwork:
@@ -76,9 +81,7 @@ def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
 
 
 @pytest.mark.kvm
-def test_a_lost_guest_ends_its_own_case_only(
-    system: System, stub: Callable[..., Blob]
-) -> None:
+def test_a_lost_guest_ends_its_own_case_only(system: System, stub: Callable[..., Blob]) -> None:
     def opener(system: System, case: Case, settings: Settings) -> Machine:
         spin = stub(b"\xeb\xfe") if case.op == "cr0_wp" else None
         return Machine(system, case, timeout_s=0.2, blob=spin)

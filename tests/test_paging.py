@@ -17,8 +17,10 @@ PAGE = 4096
 def walk(memory: mmap.mmap, case: Case, root: int, virtual: int) -> tuple[int, bool]:
     """Return the guest-physical address and whether it is writable, by the tables alone."""
     width, bits, levels = {
-        "prot32": (4, 10, 2), "pae32": (8, 9, 3), "long64": (8, 9, 5 if case["la57"] else 4),
-    }[case.guest]  # fmt: skip
+        "prot32": (4, 10, 2),
+        "pae32": (8, 9, 3),
+        "long64": (8, 9, 5 if case["la57"] else 4),
+    }[case.guest]
     table = root & ~0xFFF
     for level in reversed(range(levels)):
         shift = 12 + bits * level
@@ -34,10 +36,16 @@ def walk(memory: mmap.mmap, case: Case, root: int, virtual: int) -> tuple[int, b
 
 
 NAMES = [
-    "prot32/cr0_wp", "pae32/cr0_wp", "long64/cr0_wp", "long64/cr0_wp@la57=1",
-    "prot32/cr0_wp@pages=4096", "pae32/cr0_wp@pages=4096", "long64/cr0_wp@pages=4096",
-    "long64/cr0_wp@pages=600,huge=1", "long64/cr0_wp@pcid=1",
-]  # fmt: skip
+    "prot32/cr0_wp",
+    "pae32/cr0_wp",
+    "long64/cr0_wp",
+    "long64/cr0_wp@la57=1",
+    "prot32/cr0_wp@pages=4096",
+    "pae32/cr0_wp@pages=4096",
+    "long64/cr0_wp@pages=4096",
+    "long64/cr0_wp@pages=600,huge=1",
+    "long64/cr0_wp@pcid=1",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -124,9 +124,11 @@ def test_every_way_to_end_is_said() -> None:
     text = " ".join(text for _, text in Page(render(made_up_ends())).texts)
     assert "3 measured, 1 incorrect, 1 failed, 1 skipped" in text
     for said in (
-        "cut short", "KVM is <incorrect> & wrong", "guest: triple fault\\x1b[31m;\\nrip 0x1000",
+        "cut short",
+        "KVM is <incorrect> & wrong",
+        "guest: triple fault\\x1b[31m;\\nrip 0x1000",
         "no SMEP here",
-    ):  # fmt: skip
+    ):
         assert said in text
 
 

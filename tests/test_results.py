@@ -43,9 +43,18 @@ def test_documented_keys_are_there() -> None:
     assert {"started", "tool", "host", "cases"} <= set(data)
     case = data["cases"][1]
     assert {
-        "name", "guest", "op", "params", "iterations", "unit", "samples", "per_op", "tsc",
-        "counters", "skipped",
-    } <= set(case)  # fmt: skip
+        "name",
+        "guest",
+        "op",
+        "params",
+        "iterations",
+        "unit",
+        "samples",
+        "per_op",
+        "tsc",
+        "counters",
+        "skipped",
+    } <= set(case)
     assert {"median", "ci95", "net"} <= set(case["per_op"])
     assert case["per_op"]["net"]["median"] == pytest.approx(999, rel=0.01)
     assert case["tsc"]["median"] == pytest.approx(2 * case["per_op"]["median"])
@@ -118,9 +127,7 @@ def test_missing_file_is_one_line(tmp_path: Path) -> None:
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(at=st.integers(0, len(GOOD) - 1), byte=st.integers(0, 255), cut=st.booleans())
-def test_mutated_files_read_or_are_refused(
-    tmp_path: Path, at: int, byte: int, cut: bool
-) -> None:
+def test_mutated_files_read_or_are_refused(tmp_path: Path, at: int, byte: int, cut: bool) -> None:
     data = GOOD[:at] if cut else GOOD[:at] + bytes([byte]) + GOOD[at + 1 :]
     path = tmp_path / "mutated.json"
     path.write_bytes(data)

@@ -79,8 +79,11 @@ def test_by_version(version: Version, layout: str | None, cure: bool | None) -> 
         (Facts(mmu=names("cpu_role", "root_role")), "split", "btf"),
         (Facts(mmu=names("root_role", "w"), pagewalk=names("cpu_role")), "pagewalk", "btf"),
         # Types win over symbols and version.
-        (Facts(mmu=names("mmu_role"), symbols=names("kvm_calc_cpu_role"), version=V7_3),
-         "unified", "btf"),
+        (
+            Facts(mmu=names("mmu_role"), symbols=names("kvm_calc_cpu_role"), version=V7_3),
+            "unified",
+            "btf",
+        ),
         # A struct that fits none leaves it to the next evidence.
         (Facts(mmu=names("w"), version=V7_3), "pagewalk", "version"),
         (Facts(mmu=names("root_role"), pagewalk=names("x")), None, None),
@@ -94,7 +97,7 @@ def test_by_version(version: Version, layout: str | None, cure: bool | None) -> 
         (Facts(version=V6_1_HIDDEN), "split", "version"),
         (Facts(), None, None),
     ],
-)  # fmt: skip
+)
 def test_layout(facts: Facts, value: str | None, evidence: str | None) -> None:
     finding = roles.decide_layout(facts)
     assert (finding.value, finding.evidence) == (value, evidence)

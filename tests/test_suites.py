@@ -151,13 +151,13 @@ CASES = "[[cases]]\nmatch = "
         (OWN + "[[cases]]\nmatch = 'long64/*'\nhigh = 9\n", 15, "high", "takes 0 or 1, not 9"),
         (
             f'about = "a"\n{CASES}"*"\npages = {list(range(200))}\nslots = {list(range(1, 200))}\n',
-            4, "pages", "over 10,000 cases; sweep fewer values",
+            4,
+            "pages",
+            "over 10,000 cases; sweep fewer values",
         ),
     ],
-)  # fmt: skip
-def test_mistake_is_named_by_file_line_and_key(
-    text: str, line: int, key: str, says: str
-) -> None:
+)
+def test_mistake_is_named_by_file_line_and_key(text: str, line: int, key: str, says: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse(text)
     message = str(caught.value)

@@ -18,11 +18,13 @@ from kvmharness.lab import variants
         ("mitigations=off", "default+mitigations=off", [], ("mitigations=off",)),
         ("tdp+mitigations=default", "tdp", ["kvm.tdp_mmu=1", "kvm_amd.npt=1"], ()),
         (
-            "shadow+mitigations=off+mitigations=off", "shadow+mitigations=off", ["kvm_amd.npt=0"],
+            "shadow+mitigations=off+mitigations=off",
+            "shadow+mitigations=off",
+            ["kvm_amd.npt=0"],
             ("mitigations=off",),
         ),
     ],
-)  # fmt: skip
+)
 def test_spelling(text: str, name: str, amd: list[str], options: tuple[str, ...]) -> None:
     variant = variants.parse(text)
     assert variant.name == name
@@ -54,7 +56,5 @@ def test_a_kernel_that_did_not() -> None:
     assert variants.why_not(wanted, old) == "kvm has no parameter tdp_mmu on this kernel"
     # Without two-dimensional paging KVM switches its TDP MMU off by itself.
     without = {"kvm": {"tdp_mmu": "N"}, "kvm_amd": {"npt": "N"}}
-    assert variants.why_not(wanted, without) == (
-        "kvm.tdp_mmu=1 was asked for, the kernel says N"
-    )
+    assert variants.why_not(wanted, without) == ("kvm.tdp_mmu=1 was asked for, the kernel says N")
     assert variants.why_not(wanted, {}) == "kvm has no parameter tdp_mmu on this kernel"

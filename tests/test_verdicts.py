@@ -139,9 +139,15 @@ def test_check_ends_as_ci_or_bisect_wants_it(
 
 def test_check_prints_a_line_a_case_with_what_it_saw(kvmharness: Call, runs: Path) -> None:
     done = kvmharness(
-        "check", str(runs / "bad.json"), "--expect", "* < 6,000 insn", "--expect",
-        "*/cr0_wp class */kept", "--expect", "*/cr0_wp kvm.exits <= 1.1",
-    )  # fmt: skip
+        "check",
+        str(runs / "bad.json"),
+        "--expect",
+        "* < 6,000 insn",
+        "--expect",
+        "*/cr0_wp class */kept",
+        "--expect",
+        "*/cr0_wp kvm.exits <= 1.1",
+    )
     golden = Path(__file__).parent / "golden" / "check.txt"
     assert done.stdout == golden.read_text()
 
@@ -149,14 +155,23 @@ def test_check_prints_a_line_a_case_with_what_it_saw(kvmharness: Call, runs: Pat
 def git(folder: Path, *arguments: str) -> str:
     """Run git as nobody in particular, whatever this user's configuration says."""
     who = {
-        "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
-        **{f"GIT_{role}_{what}": f"{role}@example.org".lower()
-           for role in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-    }  # fmt: skip
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_SYSTEM": os.devnull,
+        **{
+            f"GIT_{role}_{what}": f"{role}@example.org".lower()
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
+    }
     done = subprocess.run(
-        ["git", "-C", str(folder), *arguments], env={**os.environ, **who}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60, check=False,
-    )  # fmt: skip
+        ["git", "-C", str(folder), *arguments],
+        env={**os.environ, **who},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout
     return done.stdout
 

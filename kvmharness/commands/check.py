@@ -55,14 +55,19 @@ def _exit_code(answers: set[Answer], bisect: bool) -> int:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--expect", "texts", metavar="EXPR", multiple=True, required=True,
+    "--expect",
+    "texts",
+    metavar="EXPR",
+    multiple=True,
+    required=True,
     help="CASE [net] < NUMBER ns|insn, CASE class GLOB, or CASE COUNTER < NUMBER (per op). CASE "
     "is a pattern; <=, > and >= work too.",
-)  # fmt: skip
+)
 @click.option(
-    "--bisect", is_flag=True,
+    "--bisect",
+    is_flag=True,
     help="Exit as `git bisect run` wants it: 0 good, 1 bad, 125 this one cannot tell.",
-)  # fmt: skip
+)
 @click.option("--lab", is_flag=True, help="FILE is a kernel: boot it and measure what is expected.")
 @click.option(
     "--variant", default="default", show_default=True, help="With --lab: as `lab --variant`."

@@ -48,9 +48,11 @@ def _side(path: Path, name: str) -> Side:
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("new", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
-    "--threshold", type=Number(0, 1000), metavar="PCT",
+    "--threshold",
+    type=Number(0, 1000),
+    metavar="PCT",
     help="The least change that matters, in %. [2; 0.1 by the clock insn]",
-)  # fmt: skip
+)
 @click.option("--lab", is_flag=True, help="BASE and NEW are kernels: boot and measure them first.")
 @click.option(
     "--variant", default="default", show_default=True, help="With --lab: as `lab --variant`."

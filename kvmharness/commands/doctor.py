@@ -12,10 +12,11 @@ from kvmharness import errors
 
 @click.command()
 @click.option(
-    "--kernel", type=click.Path(path_type=Path),
+    "--kernel",
+    type=click.Path(path_type=Path),
     help="Say which MMU-role code a kernel that is not running has: a .deb, kvm.ko, vmlinuz or "
     "build tree.",
-)  # fmt: skip
+)
 def doctor(kernel: Path | None) -> None:
     """Say what this host can measure, what it cannot, and what would mend it.
 

@@ -10,9 +10,12 @@ import click
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "pyperf", "junit", "ktap"]), required=True,
+    "--format",
+    "form",
+    type=click.Choice(["csv", "pyperf", "junit", "ktap"]),
+    required=True,
     help="csv: a row a sample; pyperf: its JSON; junit, ktap: test results for CI.",
-)  # fmt: skip
+)
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="Write this file, not stdout."
 )

@@ -23,9 +23,13 @@ PRECISION, TIMEOUT_S = 5.0, 100.0
 
 
 def settings(
-    machine: MachineKind, vms: int | None = None, samples: int | None = None,
-    iterations: int | None = None, precision: float = PRECISION, timeout: float = TIMEOUT_S,
-) -> Settings:  # fmt: skip
+    machine: MachineKind,
+    vms: int | None = None,
+    samples: int | None = None,
+    iterations: int | None = None,
+    precision: float = PRECISION,
+    timeout: float = TIMEOUT_S,
+) -> Settings:
     """Settle how to measure inside: under the instruction counter nothing is calibrated."""
     from kvmharness.commands import settle
     from kvmharness.suites import Defaults
@@ -39,44 +43,69 @@ def settings(
 @click.command()
 @click.argument("kernel", nargs=-1, required=True)
 @click.option(
-    "--variant", "variants", multiple=True, metavar="NAME[+mitigations=off]",
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME[+mitigations=off]",
     help="default, tdp, legacy (kvm.tdp_mmu=1 or 0) or shadow (npt=0, ept=0); may be repeated.",
-)  # fmt: skip
+)
 @click.option(
-    "--case", "patterns", multiple=True, shell_complete=completion.cases,
+    "--case",
+    "patterns",
+    multiple=True,
+    shell_complete=completion.cases,
     help="Cases as `run` takes them; repeatable.",
-)  # fmt: skip
+)
 @click.option(
-    "--suite", "suite_name", metavar="NAME|FILE", shell_complete=completion.suites,
+    "--suite",
+    "suite_name",
+    metavar="NAME|FILE",
+    shell_complete=completion.suites,
     help="A suite's cases. [quick]",
-)  # fmt: skip
+)
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path, file_okay=False),
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the run files and logs, KERNEL-VARIANT.json and .log; made if need be.",
-)  # fmt: skip
+)
 @click.option(
-    "--machine", type=click.Choice(["kvm", "tcg-svm"]),
+    "--machine",
+    type=click.Choice(["kvm", "tcg-svm"]),
     help="kvm: nested, needs VMX or SVM here; tcg-svm: emulated. [kvm where it works]",
-)  # fmt: skip
+)
 @click.option(
-    "--kvm-modules", type=click.Path(path_type=Path, exists=True, file_okay=False),
+    "--kvm-modules",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Load kvm.ko and the vendor's module from this folder in place of the kernel's own.",
-)  # fmt: skip
+)
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
 @click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
 @click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
 @click.option("--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [100]")
 @click.option("--precision", type=Number(0.01, 100), default=PRECISION, hidden=True)
 @click.option(
-    "--timeout", type=Number(0.01, 86400), default=TIMEOUT_S, show_default=True,
+    "--timeout",
+    type=Number(0.01, 86400),
+    default=TIMEOUT_S,
+    show_default=True,
     help="Seconds of the booted kernel's clock that one measurement may take.",
-)  # fmt: skip
+)
 def lab(
-    kernel: tuple[str, ...], variants: tuple[str, ...], patterns: tuple[str, ...],
-    suite_name: str | None, output: Path | None, machine: str | None, kvm_modules: Path | None,
-    jobs: int | None, vms: int | None, samples: int | None, iterations: int | None,
-    precision: float, timeout: float,
-) -> None:  # fmt: skip
+    kernel: tuple[str, ...],
+    variants: tuple[str, ...],
+    patterns: tuple[str, ...],
+    suite_name: str | None,
+    output: Path | None,
+    machine: str | None,
+    kvm_modules: Path | None,
+    jobs: int | None,
+    vms: int | None,
+    samples: int | None,
+    iterations: int | None,
+    precision: float,
+    timeout: float,
+) -> None:
     """Boot each KERNEL in each variant, and measure inside it.
 
     KERNEL is a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed
@@ -93,8 +122,8 @@ def lab(
     kind = machines.choose(machine)
     if not patterns:
         suite_name = suite_name or "quick"
-    chosen = settle.within(suites.load(suite_name), patterns) if suite_name else (
-        cases.select(patterns)
+    chosen = (
+        settle.within(suites.load(suite_name), patterns) if suite_name else (cases.select(patterns))
     )
     chosen_settings = settings(kind, vms, samples, iterations, precision, timeout)
     wanted = [known.parse(text) for text in variants or ("default",)]

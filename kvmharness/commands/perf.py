@@ -14,9 +14,12 @@ from kvmharness.commands.options import Number
 @click.command()
 @click.argument("case", shell_complete=completion.cases)
 @click.option(
-    "--seconds", type=Number(0.01, 600), default=1.0, show_default=True,
+    "--seconds",
+    type=Number(0.01, 600),
+    default=1.0,
+    show_default=True,
     help="How long to sample the case, and as long its `empty`.",
-)  # fmt: skip
+)
 @click.option("--top", type=click.IntRange(1), default=20, show_default=True, help="Symbols shown.")
 @click.option("--kvm-stat", is_flag=True, help="Print perf's own `kvm stat` report instead.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Keep perf.data here.")

@@ -8,13 +8,14 @@ import click
 
 
 @click.command()
-@click.argument(
-    "runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path)
-)
+@click.argument("runs", metavar="RUN...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), required=True,
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    required=True,
     help="Write the HTML file here.",
-)  # fmt: skip
+)
 def report(runs: tuple[Path, ...], output: Path) -> None:
     """Write one HTML file that shows result files, compared with the first of them.
 

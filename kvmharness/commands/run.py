@@ -15,10 +15,13 @@ from kvmharness.commands.options import Number, Pin
 @click.command()
 @click.argument("pattern", nargs=-1, shell_complete=completion.cases)
 @click.option(
-    "--suite", "suite_name", metavar="NAME|FILE", shell_complete=completion.suites,
+    "--suite",
+    "suite_name",
+    metavar="NAME|FILE",
+    shell_complete=completion.suites,
     help="Measure a suite's cases, as it says: controls, full, quick, roles, scaling, wx or a "
     "TOML file.",
-)  # fmt: skip
+)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")
 @click.option("--list", "only_list", is_flag=True, help="List the cases and measure nothing.")
@@ -30,18 +33,33 @@ from kvmharness.commands.options import Number, Pin
 )
 @click.option("--pin", type=Pin(), help="CPU for the vCPU thread. [the last one allowed]")
 @click.option(
-    "--precision", type=Number(0.01, 100), default=5.0, show_default=True,
+    "--precision",
+    type=Number(0.01, 100),
+    default=5.0,
+    show_default=True,
     help="Interval wanted, in % of the median to each side; exit 3 where it was not reached.",
-)  # fmt: skip
+)
 @click.option(
-    "--timeout", type=Number(0.01, 86400), default=10.0, show_default=True,
+    "--timeout",
+    type=Number(0.01, 86400),
+    default=10.0,
+    show_default=True,
     help="Seconds that one measurement may take before its guest is stopped.",
-)  # fmt: skip
+)
 def run(
-    pattern: tuple[str, ...], suite_name: str | None, output: Path | None, as_json: bool,
-    only_list: bool, quick: bool, vms: int | None, samples: int | None, iterations: int | None,
-    pin: int | None, precision: float, timeout: float,
-) -> None:  # fmt: skip
+    pattern: tuple[str, ...],
+    suite_name: str | None,
+    output: Path | None,
+    as_json: bool,
+    only_list: bool,
+    quick: bool,
+    vms: int | None,
+    samples: int | None,
+    iterations: int | None,
+    pin: int | None,
+    precision: float,
+    timeout: float,
+) -> None:
     """Measure the cases that PATTERN names (all without one) on this kernel.
 
     With --suite, PATTERN picks among the suite's cases by their whole names.
@@ -63,9 +81,7 @@ def run(
         results.check_writable(output)
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
     extend = vms is None and not quick and (defaults is None or defaults.vms is None)
-    record, interrupted = running.measure(
-        chosen, settings, output, extend=extend, suite=suite_name
-    )
+    record, interrupted = running.measure(chosen, settings, output, extend=extend, suite=suite_name)
     unwritten = None
     if output:
         try:

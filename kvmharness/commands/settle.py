@@ -16,9 +16,15 @@ if TYPE_CHECKING:
 
 
 def settings(
-    vms: int | None, samples: int | None, iterations: int | None, pin: int | None,
-    quick: bool, precision: float, timeout: float, suite: Defaults | None,
-) -> Settings:  # fmt: skip
+    vms: int | None,
+    samples: int | None,
+    iterations: int | None,
+    pin: int | None,
+    quick: bool,
+    precision: float,
+    timeout: float,
+    suite: Defaults | None,
+) -> Settings:
     """Settle how to measure: an option given, else --quick, else the suite, else as usual."""
     from kvmharness.machine import MAX_SAMPLES
     from kvmharness.results import Settings
@@ -59,9 +65,10 @@ def within(suite: Suite, patterns: tuple[str, ...]) -> list[Case]:
                 f"case {pattern!r}: matches nothing in suite {suite.name}; add --list to see it"
             )
     return [
-        case for case in suite.cases
+        case
+        for case in suite.cases
         if not patterns or any(fnmatchcase(case.name, p) for p in patterns)
-    ]  # fmt: skip
+    ]
 
 
 def verdict(record: Run) -> int:
@@ -80,7 +87,10 @@ def verdict(record: Run) -> int:
 def worst(codes: list[int]) -> int:
     """Return the exit code for several runs: what is worst of what any of them says."""
     order = (
-        errors.EXIT_REGRESSION, errors.EXIT_LOST, errors.EXIT_UNCLEAR, errors.EXIT_OK,
+        errors.EXIT_REGRESSION,
+        errors.EXIT_LOST,
+        errors.EXIT_UNCLEAR,
+        errors.EXIT_OK,
         errors.EXIT_NOTHING_RAN,
-    )  # fmt: skip
+    )
     return min(codes, key=order.index)

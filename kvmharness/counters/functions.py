@@ -56,9 +56,7 @@ class Probes:
         else:
             self._by_symbol(list(FUNCTIONS), self._ftrace)
 
-    def _by_symbol(
-        self, functions: list[str], add: Callable[[str, str], str | None]
-    ) -> None:
+    def _by_symbol(self, functions: list[str], add: Callable[[str, str], str | None]) -> None:
         """Add those of the functions that have a symbol; note why not for the others."""
         try:
             known = symbols(KALLSYMS.read_bytes()) if functions else {}

@@ -103,8 +103,11 @@ def perf_text(arguments: Sequence[str], command: str = "perf") -> str:
     try:
         done = subprocess.run(
             [command, *arguments],
-            capture_output=True, text=True, timeout=TEXT_TIMEOUT_S, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=TEXT_TIMEOUT_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PerfError(f"{command} {arguments[0]}: {error}") from None
     if done.returncode:
@@ -164,9 +167,13 @@ class Attached:
         self._log = open(os.path.join(self._folder.name, "log"), "w+")  # noqa: SIM115
         # Its own session: Ctrl-C is for us, we end perf.
         self.process = subprocess.Popen(
-            [*command, *control, *thread], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=self._log, text=True, start_new_session=True,
-        )  # fmt: skip
+            [*command, *control, *thread],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._log,
+            text=True,
+            start_new_session=True,
+        )
 
     def switch(self, word: str) -> None:
         """Send `enable` or `disable` and wait until perf has done it."""

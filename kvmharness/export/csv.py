@@ -22,14 +22,18 @@ def export(run: Run, name: str) -> bytes:
     writer.writerow(HOST + PER_CASE + PER_SAMPLE)
     host, lab = run.host, run.host.lab
     where = [
-        name, run.started, host.name, host.kernel.release, host.kvm.module or "",
-        int(host.nested), lab.machine if lab else "", lab.variant if lab else "",
-    ]  # fmt: skip
+        name,
+        run.started,
+        host.name,
+        host.kernel.release,
+        host.kvm.module or "",
+        int(host.nested),
+        lab.machine if lab else "",
+        lab.variant if lab else "",
+    ]
     for result in run.cases:
         for row in _rows(run, result):
-            writer.writerow(
-                printable(v) if isinstance(v, str) else v for v in (*where, *row)
-            )
+            writer.writerow(printable(v) if isinstance(v, str) else v for v in (*where, *row))
     return out.getvalue().encode()
 
 
@@ -37,9 +41,14 @@ def _rows(run: Run, result: CaseResult) -> Iterator[tuple[object, ...]]:
     case = result.case
     params = [case[param.name] for param in PARAMS]
     fixed = (
-        result.name, result.guest, result.op, *params, result.class_ or "",
-        int(result.noisy is not None), result.iterations,
-    )  # fmt: skip
+        result.name,
+        result.guest,
+        result.op,
+        *params,
+        result.class_ or "",
+        int(result.noisy is not None),
+        result.iterations,
+    )
     # A case of one vCPU numbers none.
     vcpus = result.vcpus or [0] * len(result.samples)
     for number, (vm, vcpu, value) in enumerate(

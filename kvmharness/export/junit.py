@@ -21,19 +21,26 @@ def export(run: Run, name: str) -> bytes:
     kinds = [end.kind for end in ends]
     root = ET.Element("testsuites")
     suite = ET.SubElement(
-        root, "testsuite", name=f"kvmharness {name}", hostname=printable(run.host.name),
-        timestamp=printable(run.started), tests=str(len(ends)),
-        failures=str(kinds.count("incorrect")), errors=str(kinds.count("failed")),
+        root,
+        "testsuite",
+        name=f"kvmharness {name}",
+        hostname=printable(run.host.name),
+        timestamp=printable(run.started),
+        tests=str(len(ends)),
+        failures=str(kinds.count("incorrect")),
+        errors=str(kinds.count("failed")),
         skipped=str(kinds.count("skipped")),
-    )  # fmt: skip
+    )
     properties = ET.SubElement(suite, "properties")
     for key, value in _described(run).items():
         ET.SubElement(properties, "property", name=key, value=printable(value))
     for result, end in zip(run.cases, ends, strict=True):
         case = ET.SubElement(
-            suite, "testcase", name=printable(result.name),
+            suite,
+            "testcase",
+            name=printable(result.name),
             classname=f"kvmharness.{printable(result.guest)}",
-        )  # fmt: skip
+        )
         if end.kind != "passed":
             ET.SubElement(case, ELEMENTS[end.kind], message=end.reason, type=end.kind)
         lines = figures(run, result)

@@ -108,9 +108,15 @@ def _dies_with(parent: str, *command: str) -> list[str]:
     """Return a command that runs another, killed as soon as its `parent` (a process id) is gone."""
     # Who lost its parent before it asked to die with it sees another one.
     return [
-        "setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test "$PPID" = "$0" && exec "$@"', parent,
+        "setpriv",
+        "--pdeathsig",
+        "KILL",
+        "sh",
+        "-c",
+        'test "$PPID" = "$0" && exec "$@"',
+        parent,
         *command,
-    ]  # fmt: skip
+    ]
 
 
 def _shims(folder: Path) -> Path:
@@ -133,17 +139,36 @@ def command_line(boot: Boot, image: Path, qemu: Path) -> list[str]:
     if not virtme.is_file():
         raise UsageError("lab: no virtme-run beside python; pip install virtme-ng")
     options = ["-cpu", machine.cpu, *machine.options]
-    kernel = [
-        part for option in (*OPTIONS, *boot.options) for part in ("--kopt", option)
-    ]
+    kernel = [part for option in (*OPTIONS, *boot.options) for part in ("--kopt", option)]
     return [
-        str(virtme), "--kimg", str(image), "--mods", "auto", "--qemu-bin", str(qemu),
-        "--root", str(_root(boot.folder)), "--rodir", f"/{HOST}=/",
-        *machine.virtme, "--force-9p", "--disable-microvm", "--memory", f"{MEMORY_MIB}M",
-        "--cpus", "1", "--user", "root", "--show-boot-console", *kernel,
+        str(virtme),
+        "--kimg",
+        str(image),
+        "--mods",
+        "auto",
+        "--qemu-bin",
+        str(qemu),
+        "--root",
+        str(_root(boot.folder)),
+        "--rodir",
+        f"/{HOST}=/",
+        *machine.virtme,
+        "--force-9p",
+        "--disable-microvm",
+        "--memory",
+        f"{MEMORY_MIB}M",
+        "--cpus",
+        "1",
+        "--user",
+        "root",
+        "--show-boot-console",
+        *kernel,
         *(f"--qemu-opt={option}" for option in options),
-        "--rwdir", f"/{JOB_AT}={boot.folder}", "--script-sh", f". /{JOB_AT}/{COMMAND}",
-    ]  # fmt: skip
+        "--rwdir",
+        f"/{JOB_AT}={boot.folder}",
+        "--script-sh",
+        f". /{JOB_AT}/{COMMAND}",
+    ]
 
 
 class _Console(threading.Thread):
@@ -193,9 +218,12 @@ class Runner:
                 raise LabLost(f"{boot.kernel.named}: interrupted before it was booted")
             process = subprocess.Popen(
                 _dies_with(str(os.getpid()), *command),
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                start_new_session=True, env={**os.environ, "TMPDIR": str(boot.folder)},
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, "TMPDIR": str(boot.folder)},
+            )
             self._running.add(process)
             return process
 
@@ -224,9 +252,11 @@ class Runner:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], console: _Console, boot: Boot,
+    process: subprocess.Popen[bytes],
+    console: _Console,
+    boot: Boot,
     progress: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> None:
     """Wait for the end, passing progress on."""
     seen = ""
     heard = time.monotonic()
@@ -254,4 +284,3 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.kill()
         process.wait()
-

@@ -87,9 +87,7 @@ def _measure(folder: Path, job: Job) -> Run:
     with kvm.System() as system:
         _warm_up(system, job)
         session = Session(system, job.cases, settings, clock=job.clock)
-        record = collecting.begin(
-            system, session, settings, job.suite, job.clock, job.roles
-        )
+        record = collecting.begin(system, session, settings, job.suite, job.clock, job.roles)
         for step in session.measure(settings.vms):
             number = (step.round - 1) * step.cases + step.case
             _say(folder, f"measuring {number} of {step.rounds * step.cases}: {step.result.name}")
@@ -97,12 +95,12 @@ def _measure(folder: Path, job: Job) -> Run:
                 results.write(folder / RUN, record)
         names = [case.name for case, _ in session.measured]
         collecting.count(
-            system, session, settings,
-            lambda name: _say(
-                folder, f"counting {names.index(name) + 1} of {len(names)}: {name}"
-            ),
+            system,
+            session,
+            settings,
+            lambda name: _say(folder, f"counting {names.index(name) + 1} of {len(names)}: {name}"),
             lambda: results.write(folder / RUN, record),
-        )  # fmt: skip
+        )
     record.finished = results.timestamp()
     results.write(folder / RUN, record)
     return record

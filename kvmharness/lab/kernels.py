@@ -69,8 +69,10 @@ def unpack(debs: list[Path], into: Path) -> None:
     for deb in debs:
         done = subprocess.run(
             ["dpkg-deb", "-x", str(deb.absolute()), str(into)],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode:
             why = done.stderr.strip().partition("\n")[0].removeprefix("dpkg-deb: error: ")
             raise UsageError(f"unpack {deb.name}: {why}; is it a whole package?")
@@ -176,8 +178,8 @@ def resolve(named: str) -> Kernel:
     path = Path(named or "no name")
     try:
         if path.is_dir():
-            return _of_tree(named, path) if (path / "arch/x86").is_dir() else (
-                _of_folder(named, path)
+            return (
+                _of_tree(named, path) if (path / "arch/x86").is_dir() else (_of_folder(named, path))
             )
         if path.is_file():
             return _of_deb(named, path) if path.suffix == ".deb" else _of_image(named, path)

@@ -91,9 +91,13 @@ def check_tools() -> None:
     """Raise UsageError, naming Debian's packages, where a tool of the lab's is missing."""
     path = kernels.search_path()
     needed = {
-        QEMU: "qemu-system-x86", "busybox": "busybox-static", "depmod": "kmod",
-        "setpriv": "util-linux", "strings": "binutils", "file": "file",
-    }  # fmt: skip
+        QEMU: "qemu-system-x86",
+        "busybox": "busybox-static",
+        "depmod": "kmod",
+        "setpriv": "util-linux",
+        "strings": "binutils",
+        "file": "file",
+    }
     missing = [package for tool, package in needed.items() if not shutil.which(tool, path=path)]
     if "busybox-static" not in missing and not _busybox_will_do():
         missing.append("busybox-static")

@@ -162,8 +162,10 @@ def offers() -> list[Offer]:
 
 def _parts(options: list[str], name: str) -> list[str]:
     """Return the package and those that carry its files, if it is one of the split ones."""
-    shown = _run(["apt-cache", *options, "depends", "--no-recommends", "--no-suggests", name],
-                 f"kernel {name}")  # fmt: skip
+    shown = _run(
+        ["apt-cache", *options, "depends", "--no-recommends", "--no-suggests", name],
+        f"kernel {name}",
+    )
     depends = re.findall(r"^\s*\|?Depends: (\S+)", shown, re.MULTILINE)
     found = [name]
     for part in depends:
@@ -190,8 +192,11 @@ def download(names: list[str], into: Path) -> list[Path]:
     try:
         done = subprocess.run(
             ["apt-get", *_updated(), "download", "-qq", *names],
-            cwd=into, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+            cwd=into,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     except OSError as error:
         raise UsageError(f"fetch {names[0]}: apt-get: {error.strerror}") from None
     debs = sorted(into.glob("*.deb"))

@@ -184,9 +184,14 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
     wanted = variant.parameters(vendor)
     loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules, folder)
     job = Job(
-        loaded, wanted, _roles(target.kernel, plan.kvm_modules), list(plan.cases), plan.settings,
-        plan.machine.clock, plan.suite,
-    )  # fmt: skip
+        loaded,
+        wanted,
+        _roles(target.kernel, plan.kvm_modules),
+        list(plan.cases),
+        plan.settings,
+        plan.machine.clock,
+        plan.suite,
+    )
     (folder / JOB).write_bytes(msgspec.json.encode(job))
     lab = _lab(target, plan, hashes)
     options = variant.command_line(vendor)

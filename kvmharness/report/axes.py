@@ -26,9 +26,13 @@ def drawing(height: float, left: float, top: float, bottom: float) -> tuple[Figu
     right = 12.0
     drawn = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI)
     axes = drawn.add_axes(
-        (left / WIDTH, bottom / height, (WIDTH - left - right) / WIDTH,
-         (height - top - bottom) / height)
-    )  # fmt: skip
+        (
+            left / WIDTH,
+            bottom / height,
+            (WIDTH - left - right) / WIDTH,
+            (height - top - bottom) / height,
+        )
+    )
     for spine in axes.spines.values():
         spine.set_visible(False)
     axes.tick_params(length=0, labelcolor=MUTED, labelsize=10)

@@ -59,9 +59,15 @@ def _row_text(axes: Axes, row: int, left: str, right: str) -> None:
     """Write over a row what it is and what it says."""
     for x, text, side in ((0, left, "left"), (1, right, "right")):
         axes.text(
-            x, row + 0.05, text, transform=axes.get_yaxis_transform(), ha=side, va="top",
-            color=INK, fontsize=11,
-        )  # fmt: skip
+            x,
+            row + 0.05,
+            text,
+            transform=axes.get_yaxis_transform(),
+            ha=side,
+            va="top",
+            color=INK,
+            fontsize=11,
+        )
 
 
 def _rows(count: int, height: float) -> tuple[Figure, Axes]:
@@ -96,10 +102,15 @@ def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Mark
         axes.plot([middle, middle], [at + 0.38, at + 0.97], color=INK, lw=1.5, clip_on=False)
         axes.add_patch(
             PathPatch(
-                _dots(stats.by_vm(result.samples, result.vms), at), fill=False, lw=2.6,
-                edgecolor=colour, capstyle="round", clip_on=False, zorder=3,
+                _dots(stats.by_vm(result.samples, result.vms), at),
+                fill=False,
+                lw=2.6,
+                edgecolor=colour,
+                capstyle="round",
+                clip_on=False,
+                zorder=3,
             )
-        )  # fmt: skip
+        )
         _row_text(axes, at, short(row.label, MOST_OF_A_NAME), with_interval(result.per_op))
     return inline(drawn, title, name)
 
@@ -149,11 +160,23 @@ def sweep(curves: Sequence[Curve], axis: str, title: str, name: str) -> Markup:
         xs, ys = zip(*curve.slope.points, strict=True)
         axes.plot(*_line(curve.slope), color=colour, lw=1, alpha=0.7, clip_on=False)
         axes.plot(
-            xs, ys, color=colour, lw=0, marker=MARKERS[curve.number % len(MARKERS)],
-            markersize=5, label=short(curve.label, MOST_IN_A_LEGEND), clip_on=False,
-        )  # fmt: skip
+            xs,
+            ys,
+            color=colour,
+            lw=0,
+            marker=MARKERS[curve.number % len(MARKERS)],
+            markersize=5,
+            label=short(curve.label, MOST_IN_A_LEGEND),
+            clip_on=False,
+        )
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.25, 1.01), ncols=2, frameon=False, fontsize=10,
-        labelcolor=INK, borderpad=0, handlelength=1,
-    )  # fmt: skip
+        loc="lower left",
+        bbox_to_anchor=(-0.25, 1.01),
+        ncols=2,
+        frameon=False,
+        fontsize=10,
+        labelcolor=INK,
+        borderpad=0,
+        handlelength=1,
+    )
     return inline(drawn, title, name)

@@ -88,14 +88,19 @@ def _comparison(base: Entry, new: Entry) -> Comparison:
     rows = [
         Judged(
             Ratio(
-                printable(row.case), row.found.ratio, row.found.ci95,
+                printable(row.case),
+                row.found.ratio,
+                row.found.ci95,
                 compare_table.with_interval(row.found),
             ),
-            row.found.base, row.found.new, row.verdict, printable(row.said),
+            row.found.base,
+            row.found.new,
+            row.verdict,
+            printable(row.said),
         )
         for row in found.rows
         if row.found
-    ]  # fmt: skip
+    ]
     reasons: dict[str, list[str]] = {}
     for row in found.rows:
         if not row.found:
@@ -189,9 +194,13 @@ def render(files: Sequence[RunFile]) -> str:
     names = dict.fromkeys(case.name for entry in entries for case in entry.run.cases)
     clock = files[0].run.clock
     environment = Environment(
-        loader=PackageLoader("kvmharness.report", "."), autoescape=True,
-        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_safe,
-    )  # fmt: skip
+        loader=PackageLoader("kvmharness.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
+    )
     return environment.get_template("page.html.j2").render(
         entries=entries,
         unit=UNITS[clock],

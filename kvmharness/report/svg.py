@@ -57,8 +57,11 @@ def inline(figure: Figure, title: str, name: str) -> Markup:
     view = root.get("viewBox", "")
     root.attrib.clear()
     root.attrib |= {
-        "viewBox": view, "role": "img", "aria-labelledby": name, "class": "drawing",
-    }  # fmt: skip
+        "viewBox": view,
+        "role": "img",
+        "aria-labelledby": name,
+        "class": "drawing",
+    }
     label = ET.Element("title", id=name)
     label.text = title
     root.insert(0, label)
