@@ -21,6 +21,7 @@ test: $(VENV)/built lint
 	@$(BIN)/kvmharness doctor >/dev/null || $(BIN)/pytest --lab $(LAB_KERNEL)
 
 lint: $(VENV)/built
+	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
