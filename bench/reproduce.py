@@ -18,6 +18,7 @@ from rich.text import Text
 
 from kvmharness import results, tables
 from kvmharness.results import CaseResult, Run
+from kvmharness.text import figure
 
 KERNELS = (
     "linux-image-5.10.0-30-amd64",
@@ -65,7 +66,7 @@ def cost(run: Run, name: str) -> float | None:
 
 
 def shown(value: float | None) -> str:
-    return "-" if value is None else tables.figure(value)
+    return "-" if value is None else figure(value)
 
 
 def slope(run: Run) -> str:

@@ -13,7 +13,8 @@ from kvmharness import explain
 from kvmharness.compare import Comparison, Row
 from kvmharness.ratios import Ratio
 from kvmharness.results import UNITS
-from kvmharness.tables import INSTRUCTIONS, by_reason, figure, plain
+from kvmharness.tables import INSTRUCTIONS, by_reason, plain
+from kvmharness.text import figure
 
 COLOURS = {"slower": "red", "incorrect": "red", "faster": "green"}
 

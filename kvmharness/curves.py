@@ -10,7 +10,8 @@ from rich.text import Text
 
 from kvmharness import tables
 from kvmharness.results import Run, Slope
-from kvmharness.tables import edges, figure
+from kvmharness.tables import edges
+from kvmharness.text import figure
 
 # The same on every terminal, so that two runs can be laid side by side.
 COLUMNS, ROWS = 78, 16

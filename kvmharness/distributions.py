@@ -10,7 +10,7 @@ from rich.text import Text
 
 from kvmharness import stats, tables
 from kvmharness.results import CaseResult, Run
-from kvmharness.tables import figure
+from kvmharness.text import figure
 
 # The same on every terminal, so that two runs can be laid side by side.
 BINS = 60

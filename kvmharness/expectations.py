@@ -13,7 +13,7 @@ from typing import Literal
 
 from kvmharness.errors import UsageError
 from kvmharness.results import UNITS, CaseResult, Interval, Run
-from kvmharness.tables import figure
+from kvmharness.text import figure
 
 Answer = Literal["ok", "FAIL", "unclear", "incorrect"]
 

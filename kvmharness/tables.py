@@ -12,7 +12,7 @@ from kvmharness import stats
 from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE
 from kvmharness.profiling import Profiled
 from kvmharness.results import UNITS, CaseResult, Host, Interval, Run
-from kvmharness.text import printable
+from kvmharness.text import figure, printable
 
 # The counters that say most about a toggle: counter, title, shown even where all are 0.
 COLUMNS = (
@@ -42,12 +42,6 @@ WIDTH = 180
 def console() -> Console:
     """Return a console for stdout."""
     return Console(highlight=False, width=WIDTH)
-
-
-def figure(value: float) -> str:
-    """Format a figure to four significant digits, with thousands separated."""
-    rounded = float(f"{value:.4g}")
-    return f"{value:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"
 
 
 def plain(text: str) -> Text:

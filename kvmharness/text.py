@@ -1,4 +1,4 @@
-"""Text that is safe to print: result files may come from anywhere."""
+"""Text for people: figures, and what is safe to print of files that may come from anywhere."""
 
 from __future__ import annotations
 
@@ -17,3 +17,9 @@ def short(text: str, most: int) -> str:
     """Return `text` printable and of at most `most` characters."""
     line = printable(text)
     return line if len(line) <= most else f"{line[: most - 1]}…"
+
+
+def figure(value: float) -> str:
+    """Format a figure to four significant digits, with thousands separated."""
+    rounded = float(f"{value:.4g}")
+    return f"{value:,.0f}" if abs(rounded) >= 1000 else f"{rounded:g}"

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from kvmharness import tables
 from kvmharness.summary import summarise
+from kvmharness.text import figure
 from tests.samples import made_up_lab_run, made_up_run
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -50,4 +51,4 @@ def test_every_way_to_end_is_said() -> None:
     [(0.12345, "0.1235"), (12.3456, "12.35"), (1234.5, "1,234"), (158062.4, "158,062")],
 )
 def test_figures_have_four_digits(value: float, text: str) -> None:
-    assert tables.figure(value) == text
+    assert figure(value) == text

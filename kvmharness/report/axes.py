@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from kvmharness.report.svg import GRID, INK, MUTED
-from kvmharness.tables import figure
+from kvmharness.text import figure
 
 # Pixels: as wide as a phone shows one to one.
 WIDTH = 360
