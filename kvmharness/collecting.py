@@ -9,8 +9,7 @@ from kvmharness import __version__, guest, host, results
 from kvmharness.count import Counting
 from kvmharness.kvm import System
 from kvmharness.measure import Session
-from kvmharness.results import Clock, Run, Settings
-from kvmharness.roles import Roles
+from kvmharness.results import Clock, Roles, Run, Settings
 
 
 def begin(

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import host, roles
+from kvmharness import host
 from kvmharness.counters import perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
 from kvmharness.kvm import System
-from kvmharness.results import Host, Kvm
+from kvmharness.results import Finding, Host, Kvm, Roles
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -64,16 +64,16 @@ def _governor(record: Host) -> Check:
     )
 
 
-def _questions(found: roles.Roles | Kvm) -> dict[str, roles.Finding]:
+def _questions(found: Roles | Kvm) -> dict[str, Finding]:
     return {"role layout": found.role_layout, "CR0.WP cure": found.wp_cure}
 
 
-def describe(found: roles.Roles) -> list[str]:
+def describe(found: Roles) -> list[str]:
     """Return a line for each of the two questions, with what the answer rests on."""
     return [f"{question}: {_answer(finding)}" for question, finding in _questions(found).items()]
 
 
-def _answer(finding: roles.Finding) -> str:
+def _answer(finding: Finding) -> str:
     answers = {True: "yes", False: "no", None: "unknown"}
     value = finding.value if isinstance(finding.value, str) else answers[finding.value]
     evidence = (

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from kvmharness import raw, roles
 from kvmharness.kvm import System
-from kvmharness.results import Cpu, Host, Kernel, Kvm
-from kvmharness.roles import Roles
+from kvmharness.results import Cpu, Host, Kernel, Kvm, Roles
 
 SYS = Path("/sys")
 PROC = Path("/proc")

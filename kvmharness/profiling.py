@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
+from kvmharness.analysis.profile import Profiled, difference
 from kvmharness.cases import Case, select
 from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
@@ -18,39 +18,6 @@ from kvmharness.measure import calibrate
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
 FREQUENCY_HZ = 4999
 WARM_UP_MS = 20.0
-
-
-@dataclass(frozen=True)
-class Row:
-    """A symbol's cost per op in the clock's unit: of the case, and less that of `empty`."""
-
-    symbol: str
-    gross: float
-    net: float
-
-
-@dataclass(frozen=True)
-class Profiled:
-    """`rows` hottest net first; `unit` is "cycles" or "ns"; `ops` were sampled over.
-
-    `baseline` is the case that was subtracted, None for `empty` itself.
-    """
-
-    rows: list[Row]
-    unit: str
-    ops: int
-    baseline: str | None
-
-
-def difference(
-    case: Mapping[str, int], ops: int, empty: Mapping[str, int], empty_ops: int
-) -> list[Row]:
-    """Return a row a symbol, per op and net of `empty` (no ops: gross), hottest net first."""
-    rows = []
-    for symbol in case.keys() | empty.keys():
-        gross = case.get(symbol, 0) / ops
-        rows.append(Row(symbol, gross, gross - empty.get(symbol, 0) / max(empty_ops, 1)))
-    return sorted(rows, key=lambda row: (-row.net, row.symbol))
 
 
 def _measure(

@@ -14,7 +14,6 @@ import msgspec
 
 from kvmharness.cases import Case
 from kvmharness.errors import UsageError
-from kvmharness.roles import Finding
 
 SCHEMA = "kvmharness.run/1"
 # Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
@@ -27,6 +26,28 @@ LEAST_PER_OP = 1e-12
 # emulated machine executed.  Figures of different clocks are never compared.
 Clock = Literal["tsc", "insn"]
 UNITS: Mapping[Clock, str] = {"tsc": "ns", "insn": "insn"}
+
+
+# What an answer about a kernel's MMU-role code rests on, the most trusted first.
+Evidence = Literal["btf", "kallsyms", "version"]
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """An answer, the kind of evidence it rests on, and that evidence in words.
+
+    `value` and `evidence` are null where nothing could tell.
+    """
+
+    value: str | bool | None
+    evidence: Evidence | None
+    detail: str
+
+
+class Roles(msgspec.Struct, frozen=True):
+    """What is known of a kernel's MMU-role code."""
+
+    role_layout: Finding
+    wp_cure: Finding
 
 
 class Interval(msgspec.Struct):

@@ -12,16 +12,13 @@ import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness.btf import Btf, BtfError, has_string, is_split
+from kvmharness.results import Evidence, Finding, Roles
 
 if TYPE_CHECKING:
     from kvmharness.kernelfile import KernelFile
-
-Evidence = Literal["btf", "kallsyms", "version"]
 
 BTF = Path("/sys/kernel/btf")
 KALLSYMS = Path("/proc/kallsyms")
@@ -58,24 +55,6 @@ LAYOUT_SINCE = (((7, 3), "pagewalk"), ((5, 19), "split"), ((5, 0), "unified"))
 CURE_SINCE = (6, 4)
 # Stable series: the patch level that brought it.  For 5.15 it was refused.
 CURE_STABLE = {(6, 1): 29, (6, 2): 16, (6, 3): 3}
-
-
-class Finding(msgspec.Struct, frozen=True):
-    """An answer, the kind of evidence it rests on, and that evidence in words.
-
-    `value` and `evidence` are null where nothing could tell.
-    """
-
-    value: str | bool | None
-    evidence: Evidence | None
-    detail: str
-
-
-class Roles(msgspec.Struct, frozen=True):
-    """What is known of a kernel's MMU-role code."""
-
-    role_layout: Finding
-    wp_cure: Finding
 
 
 class Version(NamedTuple):

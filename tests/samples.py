@@ -7,6 +7,7 @@ from kvmharness.results import (
     SCHEMA,
     CaseResult,
     Cpu,
+    Finding,
     Host,
     Kernel,
     Kvm,
@@ -15,7 +16,6 @@ from kvmharness.results import (
     Settings,
     Tool,
 )
-from kvmharness.roles import Finding
 
 
 def made_up_case(name: str, middle: float, vms: int = 5, each: int = 6) -> CaseResult:

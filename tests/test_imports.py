@@ -14,19 +14,18 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"
 
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
-    errors text cases suites raw exits kvm paging guest proof threads btf unpacking kernelfile
-    roles results host counters counters.source counters.kvmstats counters.perf counters.events
-    counters.functions counters.reasons counters.profile machine feasible measure count collecting
-    lab lab.variants lab.job lab.inside
-    profiling classify stats summary running runfiles tables curves distributions ratios
-    differences explain compare compare_table expectations doctor
-    export export.outcome export.csv export.pyperf export.junit export.ktap
-    report report.svg report.axes report.figures report.hosts report.page
-    lab.cache lab.packages lab.kernels lab.modules lab.machines lab.boot lab.pack lab.runs
-    lab.watching
-    commands commands.options commands.completion commands.settle commands.run commands.lab
-    commands.booting commands.kernels commands.show commands.compare commands.check
-    commands.report commands.export commands.perf commands.doctor cli __main__
+    errors text analysis analysis.profile model model.counters cases suites raw exits kvm paging
+    guest proof threads results btf unpacking kernelfile roles host counters counters.source
+    counters.kvmstats counters.perf counters.events counters.functions counters.reasons
+    counters.profile machine feasible measure count collecting lab lab.variants lab.job
+    lab.inside profiling classify stats summary running runfiles tables curves distributions
+    ratios differences explain compare compare_table expectations doctor export export.outcome
+    export.csv export.pyperf export.junit export.ktap report report.svg report.axes
+    report.figures report.hosts report.page lab.cache lab.packages lab.kernels lab.modules
+    lab.machines lab.boot lab.pack lab.runs lab.watching commands commands.options
+    commands.completion commands.settle commands.run commands.lab commands.booting
+    commands.kernels commands.show commands.compare commands.check commands.report
+    commands.export commands.perf commands.doctor cli __main__
 """.split()
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.analysis.profile import SymbolCost, difference
 from kvmharness.cases import Case
 from kvmharness.counters.profile import parse
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
-from kvmharness.profiling import Row, difference, kvm_stat, profile
+from kvmharness.profiling import kvm_stat, profile
 from tests.test_perf import needs_perf
 
 
@@ -21,8 +22,12 @@ def test_periods_add_up_by_symbol() -> None:
 
 def test_net_is_per_op_and_hottest_first() -> None:
     rows = difference({"a": 1000, "b": 300}, 100, {"b": 10, "c": 50}, 10)
-    assert rows == [Row("a", 10.0, 10.0), Row("b", 3.0, 2.0), Row("c", 0.0, -5.0)]
-    assert difference({"a": 10}, 10, {}, 0) == [Row("a", 1.0, 1.0)]
+    assert rows == [
+        SymbolCost("a", 10.0, 10.0),
+        SymbolCost("b", 3.0, 2.0),
+        SymbolCost("c", 0.0, -5.0),
+    ]
+    assert difference({"a": 10}, 10, {}, 0) == [SymbolCost("a", 1.0, 1.0)]
 
 
 @pytest.mark.kvm

@@ -7,8 +7,7 @@ from typing import Literal
 import msgspec
 
 from kvmharness.cases import Case
-from kvmharness.results import Clock, Settings
-from kvmharness.roles import Roles
+from kvmharness.results import Clock, Roles, Settings
 
 JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
 

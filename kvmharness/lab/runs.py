@@ -27,8 +27,7 @@ from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import MachineKind
 from kvmharness.lab.variants import Variant
-from kvmharness.results import L0, Lab, Run, Settings
-from kvmharness.roles import Roles
+from kvmharness.results import L0, Lab, Roles, Run, Settings
 
 Progress = Callable[["Target", str], None]
 # Held while a workshop is in use.
