@@ -5,26 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from kvmharness.counters.events import FOUND_PAGE, FUNCTION_PREFIX, NEW_PAGE
+from kvmharness.model.counters import HARDWARE_EXITS, SIGNALS
 
 # Per op: at least this is "each time", at most that is "not at all", between is neither.
 YES = 0.9
 NO = 0.1
 
-# Vendor modules whose statistic `exits` counts hardware exits and nothing else.
-HARDWARE_EXITS = frozenset({"kvm_intel", "kvm_amd"})
-
 UNCLEAR = "unclear"
 
-# What each signal is read from, the first one that was counted.
-SIGNALS: Mapping[str, tuple[str, ...]] = {
-    "exit": ("kvm:kvm_exit",),
-    "emulated": ("kvm:kvm_emulate_insn", "kvm.insn_emulation"),
-    "new": (NEW_PAGE.name,),
-    "found": (FOUND_PAGE.name,),
-    "fault": ("kvm:kvm_page_fault", "kvm.pf_fixed"),
-    "load": (f"{FUNCTION_PREFIX}kvm_mmu_load",),
-}
+# What a class is read off, in the order in which its evidence is told.
+READ = ("exit", "emulated", "new", "found", "fault", "load")
 
 # How the write reached KVM.  A row fits when every signal it names has that value; the first
 # that fits counts.
@@ -85,7 +75,7 @@ def classify(
     `module` is the vendor module; `tdp_mmu` whether KVM's TDP MMU is in use, None if unknown;
     `empty` the counters of the bare loop, which are subtracted.
     """
-    sources = dict(SIGNALS)
+    sources = {signal: SIGNALS[signal] for signal in READ}
     if module in HARDWARE_EXITS:
         sources["exit"] = (*SIGNALS["exit"], "kvm.exits")
     seen = {"tdp_mmu": "unknown" if tdp_mmu is None else "yes" if tdp_mmu else "no"}

@@ -18,6 +18,7 @@ from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
 from kvmharness.measure import Opener, open_machine
+from kvmharness.model.counters import of
 from kvmharness.results import CaseResult, Settings, condemn, per_op
 
 SAMPLES = 2
@@ -40,9 +41,8 @@ class Counting:
         try:
             self._plan()
         except PerfError as error:
-            names = [event.name for event in (*events.TRACEPOINTS, *events.HARDWARE)]
-            functions = [events.FUNCTION_PREFIX + name for name in events.FUNCTIONS]
-            self.absent = dict.fromkeys([*names, *functions], str(error))
+            names = [counter.name for counter in of("tracepoint", "hardware", "kprobe")]
+            self.absent = dict.fromkeys(names, str(error))
 
     def _plan(self) -> None:
         """Find out what can be counted here.  Raises PerfError where nothing can."""

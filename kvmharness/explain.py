@@ -7,23 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kvmharness.classify import NO, SIGNALS
+from kvmharness.classify import NO
+from kvmharness.model.counters import WORDS
 from kvmharness.results import CaseResult
 
 Direction = Literal["faster", "slower"]
 
-# What a maintainer looks at, in that order: the words for it, and what it is read from, the
-# first counter that both sides have.
-EVENTS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("exits", (*SIGNALS["exit"], "kvm.exits")),
-    ("page faults", SIGNALS["fault"]),
-    ("pages new", SIGNALS["new"]),
-    ("pages found", SIGNALS["found"]),
-    ("instructions emulated", SIGNALS["emulated"]),
-    ("root loads", SIGNALS["load"]),
-    ("TLB flushes", ("kvm.tlb_flush",)),
-    ("exits to user space", ("kvm:kvm_userspace_exit",)),
-)
 # A count has changed from here on: what `classify` takes for "not at all", and this share.
 SHARE = 0.05
 # So many counters at most: the others are in the files.
@@ -74,7 +63,7 @@ def account(results: Sequence[CaseResult]) -> Account:
 def _counts(base: Account, new: Account) -> list[tuple[str, float, float]]:
     """Return the events whose count changed materially: words, count before, count now."""
     changed = []
-    for words, names in EVENTS:
+    for words, names in WORDS.items():
         name = next((n for n in names if n in base.counters and n in new.counters), None)
         if name is not None:
             a, b = base.counters[name], new.counters[name]

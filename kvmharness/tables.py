@@ -9,21 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness import stats
-from kvmharness.counters.events import FOUND_PAGE, NEW_PAGE
-from kvmharness.profiling import Profiled
+from kvmharness.analysis.profile import Profiled
+from kvmharness.model import counters
 from kvmharness.results import UNITS, CaseResult, Host, Interval, Run
 from kvmharness.text import figure, printable
 
-# The counters that say most about a toggle: counter, title, shown even where all are 0.
-COLUMNS = (
-    ("kvm.exits", "kvm.exits", True),
-    ("kvm:kvm_exit", "kvm_exit", True),
-    ("kvm.insn_emulation", "emulated", True),
-    (NEW_PAGE.name, "pages new", True),
-    (FOUND_PAGE.name, "found", True),
-    ("kvm.pf_fixed", "pf_fixed", False),
-    ("kvm.tlb_flush", "tlb_flush", False),
-)
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
 SHOWN_FROM = 0.005
 # Above this many noisy cases one line speaks for all.
@@ -180,11 +170,11 @@ def show(run: Run, out: Console) -> None:
     for line in head(run.host):
         out.print(plain(line))
     columns = [
-        (name, title)
-        for name, title, always in COLUMNS
+        (name, column.title)
+        for name, column in counters.columns()
         if any(
             (c.counters.get(name) or 0) >= SHOWN_FROM
-            or (always and c.counters.get(name) is not None)
+            or (column.always and c.counters.get(name) is not None)
             for c in run.cases
         )
     ]
@@ -197,14 +187,14 @@ def show(run: Run, out: Console) -> None:
     table.add_column("class", no_wrap=True)
     for result in (case for case in run.cases if case.skipped is None):
         tsc = [figure(result.tsc.median) if result.tsc else "-" for _ in ticks]
-        counters = [count(result.counters.get(name)) for name, _ in columns]
+        counted = [count(result.counters.get(name)) for name, _ in columns]
         mark = " *" if result.noisy else ""
         table.add_row(
             plain(result.name + mark),
             with_interval(result.per_op),
             net_of_empty(result),
             *tsc,
-            *counters,
+            *counted,
             plain(result.class_ or "-"),
         )
     out.print(table)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.classify import HOW, ROOT, SIGNALS, classify, uses_tdp_mmu
+from kvmharness.classify import HOW, ROOT, classify, uses_tdp_mmu
+from kvmharness.model.counters import SIGNALS
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.json"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.counters import events, functions
+from kvmharness.counters import functions
 from kvmharness.counters.functions import Probes, symbols
 from kvmharness.counters.perf import owner
 
@@ -70,4 +70,4 @@ def test_without_kprobes_ftrace_is_asked_with_a_filter(tmp_path: Path) -> None:
             assert event.spec == "ftrace:function"
             assert event.filter is not None
             assert event.filter.startswith("ip == kvm_")
-        assert len(probes.events) + len(probes.absent) == len(events.FUNCTIONS)
+        assert len(probes.events) + len(probes.absent) == len(functions.FUNCTIONS)

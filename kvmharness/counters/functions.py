@@ -13,11 +13,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from kvmharness.counters.events import FUNCTION_PREFIX, FUNCTIONS
 from kvmharness.counters.perf import Event, abandoned, owner, tracing
+from kvmharness.model.counters import KPROBE_PREFIX, of
 
 KALLSYMS = Path("/proc/kallsyms")
 GROUP = "kvmharness_"
+FUNCTIONS = tuple(counter.event for counter in of("kprobe") if counter.event)
 
 
 def symbols(kallsyms: bytes, functions: tuple[str, ...] = FUNCTIONS) -> dict[str, str]:
@@ -70,7 +71,7 @@ class Probes:
                 self._absent(name, reason)
 
     def _absent(self, function: str, reason: str) -> None:
-        self.absent[FUNCTION_PREFIX + function] = reason
+        self.absent[KPROBE_PREFIX + function] = reason
 
     def _give_up(self, reason: str) -> None:
         for function in FUNCTIONS:
@@ -105,11 +106,11 @@ class Probes:
         except OSError as error:
             return f"kprobe_events: {error.strerror}"
         self._set.append(probe)
-        self.events.append(Event(FUNCTION_PREFIX + function, probe.replace("/", ":")))
+        self.events.append(Event(KPROBE_PREFIX + function, probe.replace("/", ":")))
         return None
 
     def _ftrace(self, function: str, symbol: str) -> None:
-        event = Event(FUNCTION_PREFIX + function, "ftrace:function", f"ip == {symbol}")
+        event = Event(KPROBE_PREFIX + function, "ftrace:function", f"ip == {symbol}")
         self.events.append(event)
 
     def close(self) -> None:

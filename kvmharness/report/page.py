@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from kvmharness import compare, compare_table, tables
 from kvmharness.errors import UsageError
+from kvmharness.model.counters import columns
 from kvmharness.report import figures, hosts
 from kvmharness.report.figures import Curve, Ratio
 from kvmharness.results import UNITS, CaseResult, Run, Slope
@@ -141,7 +142,7 @@ def _sweeps(entries: Sequence[Entry]) -> list[Sweep]:
 
 def _counters(rows: Sequence[tuple[Entry, CaseResult]]) -> list[tuple[str, list[str]]]:
     """Return the counts that some run saw, after those that say most in any case."""
-    always = [name for name, _, shown in tables.COLUMNS if shown]
+    always = [name for name, column in columns() if column.always]
     reasons = {reason for _, result in rows for reason in result.exit_reasons}
     counts = [
         # A reason that was not seen was counted all the same.
