@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness import results, tables
+from kvmharness import runfile, tables
 from kvmharness.results import CaseResult, Run
 from kvmharness.text import figure
 
@@ -130,7 +130,7 @@ def main() -> None:
     for name in KERNELS:
         release = name.removeprefix("linux-image-")
         for variant in VARIANTS:
-            runs[release, variant] = results.read(output / f"{release}-{variant}.json")
+            runs[release, variant] = runfile.read(output / f"{release}-{variant}.json")
     out = tables.console()
     out.print(Text("instructions per op in QEMU's software SVM, default mitigations"))
     out.print(table(runs))

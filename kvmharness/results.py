@@ -1,19 +1,14 @@
-"""The result file: its types, and reading and writing it (described in docs/results.md)."""
+"""A run: the types of the result file, described in docs/results.md."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from kvmharness.cases import Case
-from kvmharness.errors import UsageError
 
 SCHEMA = "kvmharness.run/1"
 # Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
@@ -261,93 +256,6 @@ class Run(msgspec.Struct):
 def timestamp() -> str:
     """Return the time now, UTC, to the second, in ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-class _Header(msgspec.Struct):
-    schema: str
-
-
-def encode(run: Run) -> bytes:
-    """Return the file's text: JSON, indented, with a final newline."""
-    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
-
-
-def read(path: Path) -> Run:
-    """Read a result file.  Raises UsageError for anything that is not one."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"read {path}: {error.strerror}; name a result file") from None
-    try:
-        schema = msgspec.json.decode(data, type=_Header).schema
-        if schema != SCHEMA:
-            raise UsageError(
-                f"read {path}: schema {schema!r} where {SCHEMA!r} is needed; use the kvmharness "
-                "that wrote it"
-            )
-        run = msgspec.json.decode(data, type=Run)
-    except msgspec.ValidationError as error:
-        raise UsageError(f"read {path}: not a run: {error}; measure again") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"read {path}: not JSON or cut short: {error}; measure again") from None
-    wrong = _contradiction(run)
-    if wrong:
-        raise UsageError(f"read {path}: not a run: {wrong}; measure again")
-    return run
-
-
-def _contradiction(run: Run) -> str | None:
-    """Say where a file that has the right types contradicts itself."""
-    names = [case.name for case in run.cases]
-    if len(set(names)) != len(names):
-        return "a case comes twice"
-    for case in run.cases:
-        if len(case.vms) != len(case.samples):
-            return f"{case.name}: {len(case.samples)} samples of {len(case.vms)} VMs"
-        if not all(s == 0 or LEAST_PER_OP <= s < MOST_PER_OP for s in case.samples):
-            return f"{case.name}: a sample is out of range"
-        if case.unit != UNITS[run.clock]:
-            return f"{case.name}: unit {case.unit!r} by the clock {run.clock}"
-        if case.tsc_khz is not None and not 0 < case.tsc_khz < MOST_PER_OP:
-            return f"{case.name}: tsc_khz is out of range"
-    return None
-
-
-def check_writable(path: Path) -> None:
-    """Raise UsageError now rather than after an hour of measuring."""
-    if path.is_dir():
-        raise UsageError(f"write {path}: it is a folder; name a file")
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise UsageError(f"write {path}: {error.strerror}; name another file") from None
-    os.close(descriptor)
-    os.unlink(name)
-
-
-def write(path: Path, run: Run) -> None:
-    """Write a result file, whole or not at all."""
-    write_whole(path, encode(run))
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write the file whole or not at all: a temporary file, fsync, rename."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", delete=False
-        ) as file:
-            try:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o644)
-                os.replace(file.name, path)
-            except BaseException:
-                with suppress(FileNotFoundError):  # interrupted after the rename
-                    os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise UsageError(f"write {path}: {error.strerror}; name another file") from None
 
 
 def per_op(counts: Mapping[str, int], ops: int) -> dict[str, float]:

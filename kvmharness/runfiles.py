@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kvmharness import results, summary
+from kvmharness import runfile, summary
 from kvmharness.errors import UsageError
 from kvmharness.results import Run
 from kvmharness.text import printable
@@ -39,7 +39,7 @@ def read(paths: Sequence[Path]) -> list[RunFile]:
     """
     runs = []
     for path in _files(paths):
-        run = results.read(path)
+        run = runfile.read(path)
         summary.summarise(run)
         runs.append(RunFile(printable(path.stem), run))
     return runs

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness import collecting, errors, kvm, results, summary
+from kvmharness import collecting, errors, kvm, results, runfile, summary
 from kvmharness.cases import Case
 from kvmharness.kvm import System
 from kvmharness.measure import Session
@@ -73,7 +73,7 @@ def _count(system: System, session: Session, record: Run, output: Path | None) -
 def _save(record: Run, output: Path | None) -> None:
     if output:
         with contextlib.suppress(errors.UsageError):  # the caller's last write reports it
-            results.write(output, record)
+            runfile.write(output, record)
 
 
 def _progress(line: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import results
+from kvmharness import runfile
 from kvmharness.cases import GUESTS
 from kvmharness.doctor import examine
 from kvmharness.errors import Unavailable
@@ -40,7 +40,7 @@ def test_run_writes_what_it_shows(kvmharness: Call, tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.returncode in (0, 3), done.stdout
     assert "long64/cr0_wp" in done.stdout
-    run = results.read(path)
+    run = runfile.read(path)
     assert [c.op for c in run.cases] == ["cr0_wp", "cpuid", "empty"]
     assert all(len(c.samples) == 4 and c.per_op for c in run.cases)
     assert run.finished
@@ -91,7 +91,7 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
         out, _ = running.communicate(timeout=30)
     assert running.returncode == 130
     assert "cut short" in out
-    run = results.read(path)
+    run = runfile.read(path)
     assert run.finished is None
     assert run.cases[0].per_op is not None
 
@@ -103,7 +103,7 @@ def test_sigterm_is_as_good_as_ctrl_c(tmp_path: Path) -> None:
         running.terminate()
         running.communicate(timeout=30)
     assert running.returncode == 130
-    assert results.read(path).cases[0].per_op is not None
+    assert runfile.read(path).cases[0].per_op is not None
 
 
 def test_full_stdout_is_one_line_and_exit_2() -> None:
@@ -125,7 +125,7 @@ def test_killed_run_leaves_a_readable_file(kvmharness: Call, tmp_path: Path) -> 
     path = tmp_path / "a.json"
     with start(path) as running:
         running.kill()
-    assert results.read(path).cases[0].samples
+    assert runfile.read(path).cases[0].samples
     shown = kvmharness("show", str(path))
     assert shown.returncode == 0
     assert "cut short" in shown.stdout
@@ -181,7 +181,7 @@ def test_list_needs_no_kvm(kvmharness: Call) -> None:
 
 def test_show_of_a_made_up_run_says_nested(kvmharness: Call, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    results.write(path, made_up_run())
+    runfile.write(path, made_up_run())
     done = kvmharness("show", str(path))
     assert done.returncode == 0
     assert "nested: this kernel runs under a hypervisor (KVMKVMKVM)" in done.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import results
+from kvmharness import runfile
 from kvmharness.errors import UsageError
 from kvmharness.export import csv as long_form
 from kvmharness.export import junit, ktap, pyperf
@@ -168,7 +168,7 @@ def test_command_writes_a_file_or_stdout(
     kvmharness: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "here.json"
-    results.write(path, made_up_run())
+    runfile.write(path, made_up_run())
     printed = kvmharness("export", str(path), "--format", "ktap")
     written = kvmharness("export", str(path), "--format", "ktap", "-o", str(tmp_path / "out"))
     assert (printed.returncode, written.returncode, written.stdout) == (0, 0, "")

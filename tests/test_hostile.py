@@ -24,7 +24,7 @@ from kvmharness import (
     curves,
     distributions,
     expectations,
-    results,
+    runfile,
     runfiles,
     stats,
     tables,
@@ -49,7 +49,7 @@ def good() -> Any:
     case.params, case.vcpus = {"pages": 4}, [0] * len(case.samples)
     run.cases += swept("cr3_same", 50)
     summarise(run)
-    return json.loads(results.encode(run))
+    return json.loads(runfile.encode(run))
 
 
 WORDS = st.sampled_from(
@@ -151,7 +151,7 @@ def test_any_value_anywhere(tmp_path: Path, text: str) -> None:
     file.write_text(text)
     out = Console(file=io.StringIO(), width=tables.WIDTH)
     with contextlib.suppress(UsageError):  # anything else fails the test
-        run = results.read(file)
+        run = runfile.read(file)
         summarise(run)
         tables.show(run, out)
         curves.show(run, out)
@@ -205,11 +205,11 @@ def test_any_value_anywhere_is_compared_and_checked_or_refused(tmp_path: Path, t
     hostile_file, good_file = tmp_path / "hostile.json", tmp_path / "good.json"
     hostile_file.write_text(text)
     good_file.write_text(json.dumps(GOOD))
-    good_side = compare.side("good", [results.read(good_file)])
+    good_side = compare.side("good", [runfile.read(good_file)])
     shown, refused = io.StringIO(), ""
     out = Console(file=shown, width=tables.WIDTH)
     try:
-        run = results.read(hostile_file)
+        run = runfile.read(hostile_file)
         summarise(run)
         odd = compare.side("odd", [run])
         for base, new in ((good_side, odd), (odd, good_side), (odd, odd)):

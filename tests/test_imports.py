@@ -15,7 +15,8 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
     errors text analysis analysis.profile model model.counters cases suites raw exits kvm paging
-    guest proof threads results btf unpacking kernelfile roles host counters counters.source
+    guest proof threads results files runfile btf unpacking kernelfile roles host counters
+    counters.source
     counters.kvmstats counters.perf counters.events counters.functions counters.reasons
     counters.profile machine feasible measure count collecting lab lab.variants lab.job
     lab.inside profiling classify stats summary running runfiles tables curves distributions

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import results
+from kvmharness import runfile
 from kvmharness.cases import select
 from kvmharness.errors import LabLost
 from kvmharness.lab import boot, cache, kernels, machines, runs, variants
@@ -52,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def run_of(measured: tuple[Path, str], series: str) -> Run:
     (path,) = measured[0].glob(f"{series}.*-tdp.json")
-    return results.read(path)
+    return runfile.read(path)
 
 
 def case(run: Run, op: str) -> CaseResult:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmharness import results, runfiles, stats, summary
+from kvmharness import runfile, runfiles, stats, summary
 from kvmharness.errors import UsageError
 from kvmharness.report import hosts, page
 from kvmharness.results import Run
@@ -229,7 +229,7 @@ def test_hosts_differ_where_they_do() -> None:
 
 def test_folders_and_files_are_read_once_each(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
-        results.write(tmp_path / f"{name}.json", made_up_run())
+        runfile.write(tmp_path / f"{name}.json", made_up_run())
     found = runfiles.read([tmp_path / "c.json", tmp_path])
     assert [file.name for file in found] == ["c", "a", "b"]
     assert found[0].run.cases[0].per_op is not None
@@ -241,8 +241,8 @@ def test_folders_and_files_are_read_once_each(tmp_path: Path) -> None:
 def test_command_writes_the_page_or_nothing(
     kvmharness: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
-    results.write(tmp_path / "a.json", made_up_run())
-    results.write(tmp_path / "b.json", made_up_lab_run())
+    runfile.write(tmp_path / "a.json", made_up_run())
+    runfile.write(tmp_path / "b.json", made_up_lab_run())
     out = tmp_path / "report.html"
     refused = kvmharness("report", str(tmp_path), "-o", str(out))
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)

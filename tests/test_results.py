@@ -10,17 +10,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvmharness import results
+from kvmharness import files, runfile
 from kvmharness.errors import UsageError
 from kvmharness.summary import summarise
 from tests.samples import made_up_run
 
-GOOD = results.encode(made_up_run())
+GOOD = runfile.encode(made_up_run())
 
 
 def read_error(path: Path) -> str:
     with pytest.raises(UsageError) as caught:
-        results.read(path)
+        runfile.read(path)
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -30,15 +30,15 @@ def test_round_trip(tmp_path: Path) -> None:
     run = made_up_run()
     summarise(run)
     path = tmp_path / "run.json"
-    results.write(path, run)
-    assert results.read(path) == run
+    runfile.write(path, run)
+    assert runfile.read(path) == run
     assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_documented_keys_are_there() -> None:
     run = made_up_run()
     summarise(run)
-    data = json.loads(results.encode(run))
+    data = json.loads(runfile.encode(run))
     assert data["schema"] == "kvmharness.run/1"
     assert {"started", "tool", "host", "cases"} <= set(data)
     case = data["cases"][1]
@@ -64,7 +64,7 @@ def test_a_unit_that_is_not_the_clocks_is_refused(tmp_path: Path) -> None:
     run = made_up_run()
     run.cases[1].unit = "insn"
     path = tmp_path / "run.json"
-    results.write(path, run)
+    runfile.write(path, run)
     assert "unit 'insn' by the clock tsc" in read_error(path)
 
 
@@ -73,25 +73,25 @@ def test_a_sample_that_nothing_takes_is_refused(tmp_path: Path, sample: float) -
     run = made_up_run()
     run.cases[1].samples[3] = sample
     path = tmp_path / "run.json"
-    results.write(path, run)
+    runfile.write(path, run)
     assert "long64/cr0_wp: a sample is out of range" in read_error(path)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    results.write(path, made_up_run())
+    runfile.write(path, made_up_run())
     with pytest.raises(UsageError, match="write "):
-        results.write(tmp_path / "none" / "run.json", made_up_run())
-    assert results.read(path) == made_up_run()
+        runfile.write(tmp_path / "none" / "run.json", made_up_run())
+    assert runfile.read(path) == made_up_run()
     assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_writability_is_checked_beforehand(tmp_path: Path) -> None:
-    results.check_writable(tmp_path / "new.json")
+    files.check_writable(tmp_path / "new.json")
     assert list(tmp_path.iterdir()) == []
     for path in (tmp_path, tmp_path / "none" / "x.json"):
         with pytest.raises(UsageError, match="name a"):
-            results.check_writable(path)
+            files.check_writable(path)
 
 
 @pytest.mark.parametrize(
@@ -132,4 +132,4 @@ def test_mutated_files_read_or_are_refused(tmp_path: Path, at: int, byte: int, c
     path = tmp_path / "mutated.json"
     path.write_bytes(data)
     with contextlib.suppress(UsageError):  # anything else fails the test
-        results.read(path)
+        runfile.read(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import results
+from kvmharness import runfile
 from kvmharness.cases import Case
 from kvmharness.results import CaseResult, Disturbance
 from kvmharness.summary import summarise
@@ -109,5 +109,5 @@ def test_slopes_are_kept_in_the_file(tmp_path: Path) -> None:
     run = made_up_run()
     run.cases, run.suite = swept("cr0_wp", 50), "scaling"
     summarise(run)
-    results.write(tmp_path / "a.json", run)
-    assert results.read(tmp_path / "a.json") == run
+    runfile.write(tmp_path / "a.json", run)
+    assert runfile.read(tmp_path / "a.json") == run

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvmharness import results
+from kvmharness import runfile
 from kvmharness.commands import check
 from kvmharness.errors import HarnessError
 from kvmharness.results import condemn
@@ -34,7 +34,7 @@ def runs(tmp_path: Path) -> Path:
     lost.cases[1].samples, lost.cases[1].vms = [], []
     lost.cases[1].failed = "guest: triple fault; rip 0x1000"
     for name, run in (("good", good), ("bad", bad), ("lost", lost)):
-        results.write(tmp_path / f"{name}.json", run)
+        runfile.write(tmp_path / f"{name}.json", run)
     return tmp_path
 
 
@@ -75,7 +75,7 @@ def test_folder_is_several_runs_of_one_kernel(kvmharness: Call, tmp_path: Path) 
             run = made_up_run()
             for case in run.cases:
                 case.samples = [factor * boot * sample for sample in case.samples]
-            results.write(tmp_path / side / str(boot) / "kernel.json", run)
+            runfile.write(tmp_path / side / str(boot) / "kernel.json", run)
     done = kvmharness("compare", str(tmp_path / "base"), str(tmp_path / "new"))
     assert done.returncode == 1, done.stdout
     assert done.stdout.startswith("new is 1.1x slower at ")
@@ -85,7 +85,7 @@ def test_folder_is_several_runs_of_one_kernel(kvmharness: Call, tmp_path: Path) 
 def test_sides_of_one_name_are_told_apart_by_their_paths(kvmharness: Call, tmp_path: Path) -> None:
     for boot in ("1", "2"):
         (tmp_path / boot).mkdir()
-        results.write(tmp_path / boot / "6.1.json", made_up_run())
+        runfile.write(tmp_path / boot / "6.1.json", made_up_run())
     done = kvmharness("compare", "1/6.1.json", "2/6.1.json", cwd=tmp_path)
     assert done.stdout.startswith("2/6.1.json costs the same as 1/6.1.json in every case")
 
@@ -131,7 +131,7 @@ def test_check_ends_as_ci_or_bisect_wants_it(
     if name == "incorrect":
         run = recorded_run("debian-6.1.192-tdp", COSTS)
         condemn(run.cases[1], "WP did not hold")
-        results.write(runs / "incorrect.json", run)
+        runfile.write(runs / "incorrect.json", run)
     arguments = [str(runs / f"{name}.json"), *(x for e in expressions for x in ("--expect", e))]
     assert ending(*arguments) == code
     assert ending(*arguments, "--bisect") == bisect

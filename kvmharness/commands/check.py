@@ -83,12 +83,12 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: 
 
     Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
     """
-    from kvmharness import expectations, results, summary, tables
+    from kvmharness import expectations, runfile, summary, tables
 
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = [expectations.parse(text) for text in texts]
     with _ending_with(errors.EXIT_BISECT_SKIP if bisect else None):
-        run = _booted(str(file), variant, expected) if lab else results.read(file)
+        run = _booted(str(file), variant, expected) if lab else runfile.read(file)
         summary.summarise(run)  # a killed run's figures may be older than its samples
         outcomes = [outcome for e in expected for outcome in expectations.check(e, run)]
     out = tables.console()

@@ -33,12 +33,12 @@ def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
 
 def _side(path: Path, name: str) -> Side:
     """Read a run file, or a folder of them."""
-    from kvmharness import compare, results, summary
+    from kvmharness import compare, runfile, summary
 
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not files:
         raise errors.UsageError(f"read {path}: no *.json in this folder; name a folder of runs")
-    runs = [results.read(file) for file in files]
+    runs = [runfile.read(file) for file in files]
     for run in runs:
         summary.classify_cases(run)  # a killed run's classes may be older than its counters
     return compare.side(name, runs)

@@ -24,7 +24,7 @@ def export(run: Path, form: str, output: Path | None) -> None:
 
     Example: kvmharness export here.json --format csv -o here.csv
     """
-    from kvmharness import results, runfiles
+    from kvmharness import files, runfiles
     from kvmharness.errors import UsageError
     from kvmharness.export import csv, junit, ktap, pyperf
 
@@ -34,6 +34,6 @@ def export(run: Path, form: str, output: Path | None) -> None:
         raise UsageError(f"export {run}: holds {len(found)} result files; name one")
     data = writers[form].export(found[0].run, found[0].name)
     if output:
-        results.write_whole(output, data)
+        files.write_whole(output, data)
     else:
         click.echo(data, nl=False)

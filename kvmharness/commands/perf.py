@@ -28,7 +28,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
 
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
-    from kvmharness import cases, feasible, host, kvm, profiling, results, tables
+    from kvmharness import cases, feasible, files, host, kvm, profiling, tables
 
     chosen = cases.select([case])
     if len(chosen) != 1:
@@ -36,7 +36,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
     if kvm_stat and output:
         raise errors.UsageError("perf --kvm-stat: perf prints a report; leave --output out")
     if output:
-        results.check_writable(output)
+        files.check_writable(output)
     timeout_s = 10 * seconds + 10
     module = host.vendor_module()
     with kvm.System() as system:

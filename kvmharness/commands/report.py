@@ -23,8 +23,8 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
 
     Example: kvmharness report before.json after.json -o report.html
     """
-    from kvmharness import results, runfiles
+    from kvmharness import files, runfiles
     from kvmharness.report import page
 
-    results.check_writable(output)
-    results.write_whole(output, page.render(runfiles.read(runs)).encode())
+    files.check_writable(output)
+    files.write_whole(output, page.render(runfiles.read(runs)).encode())

@@ -66,7 +66,7 @@ def run(
 
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
-    from kvmharness import cases, curves, results, running, suites
+    from kvmharness import cases, curves, files, runfile, running, suites
     from kvmharness.commands import settle
 
     suite = suites.load(suite_name) if suite_name is not None else None
@@ -78,18 +78,18 @@ def run(
     defaults = suite.settings if suite else None
     settings = settle.settings(vms, samples, iterations, pin, quick, precision, timeout, defaults)
     if output:
-        results.check_writable(output)
+        files.check_writable(output)
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
     extend = vms is None and not quick and (defaults is None or defaults.vms is None)
     record, interrupted = running.measure(chosen, settings, output, extend=extend, suite=suite_name)
     unwritten = None
     if output:
         try:
-            results.write(output, record)
+            runfile.write(output, record)
         except errors.UsageError as error:  # a full disk: the figures still go to stdout
             unwritten = error
     if as_json:
-        click.echo(results.encode(record), nl=False)
+        click.echo(runfile.encode(record), nl=False)
     else:
         curves.print_run(record)
     if unwritten:

@@ -15,9 +15,9 @@ def show(file: Path, plot: bool) -> None:
 
     Example: kvmharness show here.json --plot
     """
-    from kvmharness import curves, distributions, results, summary, tables
+    from kvmharness import curves, distributions, runfile, summary, tables
 
-    record = results.read(file)
+    record = runfile.read(file)
     summary.summarise(record)  # a killed run's figures may be older than its samples
     curves.print_run(record)
     if plot:

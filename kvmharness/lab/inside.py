@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import collecting, host, kvm, results
+from kvmharness import collecting, host, kvm, results, runfile
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import System
 from kvmharness.lab import variants
@@ -92,17 +92,17 @@ def _measure(folder: Path, job: Job) -> Run:
             number = (step.round - 1) * step.cases + step.case
             _say(folder, f"measuring {number} of {step.rounds * step.cases}: {step.result.name}")
             if step.case == step.cases:
-                results.write(folder / RUN, record)
+                runfile.write(folder / RUN, record)
         names = [case.name for case, _ in session.measured]
         collecting.count(
             system,
             session,
             settings,
             lambda name: _say(folder, f"counting {names.index(name) + 1} of {len(names)}: {name}"),
-            lambda: results.write(folder / RUN, record),
+            lambda: runfile.write(folder / RUN, record),
         )
     record.finished = results.timestamp()
-    results.write(folder / RUN, record)
+    runfile.write(folder / RUN, record)
     return record
 
 

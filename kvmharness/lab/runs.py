@@ -18,7 +18,7 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import host, kernelfile, results, roles, summary
+from kvmharness import files, host, kernelfile, roles, runfile, summary
 from kvmharness.cases import Case
 from kvmharness.errors import HarnessError, LabLost, UsageError
 from kvmharness.lab import boot, cache, kernels, machines, modules, pack
@@ -88,7 +88,7 @@ def check_folder(output: Path) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"write {output}: {error.strerror}; name another folder") from None
-    results.check_writable(output / "run.json")
+    files.check_writable(output / "run.json")
 
 
 def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
@@ -170,7 +170,7 @@ def _outcome(folder: Path, target: Target) -> Outcome:
 def _read_run(folder: Path, lab: Lab) -> Run | None:
     """Return the run as far as it came, completed by what only the host knows."""
     with suppress(UsageError):
-        run = results.read(folder / RUN)
+        run = runfile.read(folder / RUN)
         run.host.lab = lab
         summary.summarise(run)
         return run
@@ -219,7 +219,7 @@ def _keep(result: Result, plan: Plan, folder: Path) -> None:
         shutil.copyfile(log, plan.output / f"{result.target.label}.log")
     if result.run is not None:
         result.path = plan.output / f"{result.target.label}.json"
-        results.write(result.path, result.run)
+        runfile.write(result.path, result.run)
 
 
 def measure(

@@ -1,0 +1,66 @@
+"""Read and write result files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from kvmharness import files
+from kvmharness.errors import UsageError
+from kvmharness.results import LEAST_PER_OP, MOST_PER_OP, SCHEMA, UNITS, Run
+
+
+class _Header(msgspec.Struct):
+    schema: str
+
+
+def encode(run: Run) -> bytes:
+    """Return the file's text: JSON, indented, with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n"
+
+
+def read(path: Path) -> Run:
+    """Read a result file.  Raises UsageError for anything that is not one."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; name a result file") from None
+    try:
+        schema = msgspec.json.decode(data, type=_Header).schema
+        if schema != SCHEMA:
+            raise UsageError(
+                f"read {path}: schema {schema!r} where {SCHEMA!r} is needed; use the kvmharness "
+                "that wrote it"
+            )
+        run = msgspec.json.decode(data, type=Run)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"read {path}: not a run: {error}; measure again") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"read {path}: not JSON or cut short: {error}; measure again") from None
+    wrong = _contradiction(run)
+    if wrong:
+        raise UsageError(f"read {path}: not a run: {wrong}; measure again")
+    return run
+
+
+def _contradiction(run: Run) -> str | None:
+    """Say where a file that has the right types contradicts itself."""
+    names = [case.name for case in run.cases]
+    if len(set(names)) != len(names):
+        return "a case comes twice"
+    for case in run.cases:
+        if len(case.vms) != len(case.samples):
+            return f"{case.name}: {len(case.samples)} samples of {len(case.vms)} VMs"
+        if not all(s == 0 or LEAST_PER_OP <= s < MOST_PER_OP for s in case.samples):
+            return f"{case.name}: a sample is out of range"
+        if case.unit != UNITS[run.clock]:
+            return f"{case.name}: unit {case.unit!r} by the clock {run.clock}"
+        if case.tsc_khz is not None and not 0 < case.tsc_khz < MOST_PER_OP:
+            return f"{case.name}: tsc_khz is out of range"
+    return None
+
+
+def write(path: Path, run: Run) -> None:
+    """Write a result file, whole or not at all."""
+    files.write_whole(path, encode(run))
