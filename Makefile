@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_KERNEL := 6.1
-INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/* bench/*.toml)
+INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/*)
 
 .PHONY: bench test lint packages overhead reproduce one-patch clean
 
@@ -38,7 +38,7 @@ one-patch: $(VENV)/built
 	$(BIN)/python bench/one_patch.py
 
 packages:
-	@./bench/packages.sh
+	@./scripts/packages.sh
 
 $(VENV)/built: $(INPUTS) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

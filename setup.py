@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -47,7 +46,7 @@ def assemble(source: Path, destination: Path, address: str) -> dict[str, object]
 
 
 class BuildWithGuests(build_ext):
-    """Assemble guests/*.S, and copy the suites, beside the extension: the package's data."""
+    """Assemble guests/*.S beside the extension: the package's data."""
 
     def run(self) -> None:
         super().run()
@@ -57,8 +56,6 @@ class BuildWithGuests(build_ext):
         address = guest_code_address()
         index = {s.stem: assemble(s, destination, address) for s in sorted(GUESTS.glob("*.S"))}
         (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
-        for suite in (ROOT / "bench").glob("*.toml"):
-            shutil.copyfile(suite, destination / suite.name)
 
 
 setup(cffi_modules=["kvmharness/core_build.py:ffibuilder"], cmdclass={"build_ext": BuildWithGuests})

@@ -16,8 +16,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kvmharness import cache
 from kvmharness.errors import HarnessError
-from kvmharness.lab import cache, packages
+from kvmharness.lab import packages
 
 RELEASE = "6.1.0-56-amd64"
 SOURCE = "linux-source-6.1"

@@ -18,10 +18,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from kvmharness import guest
-from kvmharness.cases import Case
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
 from kvmharness.measure import calibrate, pinned
+from kvmharness.model.cases import Case
 
 HERE = Path(__file__).parent
 ROUNDS = 60

@@ -16,8 +16,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness import runfile, tables
-from kvmharness.results import CaseResult, Run
+from kvmharness import tables
+from kvmharness.model import runfile
+from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import figure
 
 KERNELS = (

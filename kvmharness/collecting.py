@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
-from kvmharness import __version__, guest, host, results
+from kvmharness import __version__, guest, host
 from kvmharness.count import Counting
 from kvmharness.kvm import System
 from kvmharness.measure import Session
-from kvmharness.results import Clock, Roles, Run, Settings
+from kvmharness.model import run
+from kvmharness.model.run import Clock, Roles, Run, Settings
 
 
 def begin(
@@ -26,9 +27,9 @@ def begin(
     """
     blobs = {result.guest: guest.blob(result.guest).sha256 for result in session.results}
     return Run(
-        schema=results.SCHEMA,
-        started=results.timestamp(),
-        tool=results.Tool(__version__, blobs),
+        schema=run.SCHEMA,
+        started=run.timestamp(),
+        tool=run.Tool(__version__, blobs),
         host=host.record(system, found),
         settings=settings,
         suite=suite,

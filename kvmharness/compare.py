@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from kvmharness import differences, errors, explain, ratios
 from kvmharness.classify import uses_tdp_mmu
 from kvmharness.explain import Account
-from kvmharness.results import CaseResult, Clock, Run
+from kvmharness.model.run import CaseResult, Clock, Run
 from kvmharness.stats import Floats, by_vm
 
 Verdict = ratios.Verdict | Literal["not comparable", "incorrect"]

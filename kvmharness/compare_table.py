@@ -11,8 +11,8 @@ from rich.text import Text
 
 from kvmharness import explain
 from kvmharness.compare import Comparison, Row
+from kvmharness.model.run import UNITS
 from kvmharness.ratios import Ratio
-from kvmharness.results import UNITS
 from kvmharness.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 

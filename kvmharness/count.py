@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 
-from kvmharness.cases import Case
 from kvmharness.counters import events, perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
@@ -18,8 +17,9 @@ from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
 from kvmharness.measure import Opener, open_machine
+from kvmharness.model.cases import Case
 from kvmharness.model.counters import of
-from kvmharness.results import CaseResult, Settings, condemn, per_op
+from kvmharness.model.run import CaseResult, Settings, condemn, per_op
 
 SAMPLES = 2
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kvmharness import tables
-from kvmharness.results import Run, Slope
+from kvmharness.model.run import Run, Slope
 from kvmharness.tables import edges
 from kvmharness.text import figure
 

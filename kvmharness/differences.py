@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kvmharness.results import Cpu, Run
+from kvmharness.model.run import Cpu, Run
 
 Facts = Mapping[str, object]
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kvmharness import stats, tables
-from kvmharness.results import CaseResult, Run
+from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import figure
 
 # The same on every terminal, so that two runs can be laid side by side.

@@ -14,7 +14,7 @@ from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
 from kvmharness.kvm import System
-from kvmharness.results import Finding, Host, Kvm, Roles
+from kvmharness.model.run import Finding, Host, Kvm, Roles
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Literal
 
 from kvmharness.errors import UsageError
-from kvmharness.results import UNITS, CaseResult, Interval, Run
+from kvmharness.model.run import UNITS, CaseResult, Interval, Run
 from kvmharness.text import figure
 
 Answer = Literal["ok", "FAIL", "unclear", "incorrect"]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kvmharness.classify import NO
 from kvmharness.model.counters import WORDS
-from kvmharness.results import CaseResult
+from kvmharness.model.run import CaseResult
 
 Direction = Literal["faster", "slower"]
 

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.cases import OPS, PAGED, Case
 from kvmharness.kvm import System
+from kvmharness.model.cases import OPS, PAGED, Case
 from kvmharness.paging import page_size
 
 MEMINFO = Path("/proc/meminfo")

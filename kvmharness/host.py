@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvmharness import raw, roles
 from kvmharness.kvm import System
-from kvmharness.results import Cpu, Host, Kernel, Kvm, Roles
+from kvmharness.model.run import Cpu, Host, Kernel, Kvm, Roles
 
 SYS = Path("/sys")
 PROC = Path("/proc")

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Self
 
 from kvmharness import exits, guest, proof
-from kvmharness.cases import PAGED, Case
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm import System, Vcpu, Vm
+from kvmharness.model.cases import PAGED, Case
 from kvmharness.paging import PAGE, page_size, why_no_reload
 from kvmharness.raw import lib
 from kvmharness.threads import VcpuThreads

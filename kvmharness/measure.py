@@ -13,22 +13,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kvmharness.cases import Case
 from kvmharness.counters.kvmstats import PREFIX, KvmStats
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect, UsageError
 from kvmharness.feasible import limits, why_not
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
 from kvmharness.machine import MAX_ITERATIONS, PROOF_ITERATIONS, Machine
-from kvmharness.results import (
-    UNITS,
-    CaseResult,
-    Clock,
-    Disturbance,
-    Settings,
-    condemn,
-    per_op,
-)
+from kvmharness.model.cases import Case
+from kvmharness.model.run import UNITS, CaseResult, Clock, Disturbance, Settings, condemn, per_op
 
 # Calibration starts here and multiplies until a sample is long enough to extrapolate.
 FIRST_ITERATIONS = 16

@@ -10,8 +10,8 @@ import struct
 from dataclasses import dataclass
 from mmap import mmap
 
-from kvmharness.cases import Case
 from kvmharness.kvm import HUGE_PAGE
+from kvmharness.model.cases import Case
 from kvmharness.raw import lib
 
 PAGE = 0x1000

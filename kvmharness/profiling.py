@@ -7,13 +7,13 @@ from contextlib import closing
 from pathlib import Path
 
 from kvmharness.analysis.profile import Profiled, difference
-from kvmharness.cases import Case, select
 from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
 from kvmharness.machine import MAX_ITERATIONS, Machine
 from kvmharness.measure import calibrate
+from kvmharness.model.cases import Case, select
 
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
 FREQUENCY_HZ = 4999

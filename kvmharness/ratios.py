@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from kvmharness.results import LEAST_PER_OP
+from kvmharness.model.run import LEAST_PER_OP
 from kvmharness.stats import CONFIDENCE, Floats
 
 Verdict = Literal["faster", "slower", "same", "unclear"]

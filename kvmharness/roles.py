@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness.btf import Btf, BtfError, has_string, is_split
-from kvmharness.results import Evidence, Finding, Roles
+from kvmharness.model.run import Evidence, Finding, Roles
 
 if TYPE_CHECKING:
     from kvmharness.kernelfile import KernelFile

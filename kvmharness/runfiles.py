@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kvmharness import runfile, summary
+from kvmharness import summary
 from kvmharness.errors import UsageError
-from kvmharness.results import Run
+from kvmharness.model import runfile
+from kvmharness.model.run import Run
 from kvmharness.text import printable
 
 

@@ -7,11 +7,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness import collecting, errors, kvm, results, runfile, summary
-from kvmharness.cases import Case
+from kvmharness import collecting, errors, kvm, summary
 from kvmharness.kvm import System
 from kvmharness.measure import Session
-from kvmharness.results import Run, Settings
+from kvmharness.model import run, runfile
+from kvmharness.model.cases import Case
+from kvmharness.model.run import Run, Settings
 
 # How often a run goes on, in multiples of its VMs, to reach the precision asked.
 MOST_ROUNDS = 4
@@ -33,7 +34,7 @@ def measure(
         try:
             _rounds(session, record, output, extend)
             _count(system, session, record, output)
-            record.finished = results.timestamp()
+            record.finished = run.timestamp()
         except KeyboardInterrupt:
             interrupted = True
             summary.summarise(record)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr, stdtrit
 
-from kvmharness.results import Interval, Net
+from kvmharness.model.run import Interval, Net
 
 Floats = npt.NDArray[np.float64]
 # A parameter's value and the samples of the case that had it, grouped by VM.

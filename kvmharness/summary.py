@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kvmharness import stats
-from kvmharness.cases import PARAMS, Case
 from kvmharness.classify import classify, uses_tdp_mmu
-from kvmharness.results import CaseResult, Interval, PerOp, Run, Slope
+from kvmharness.model.cases import PARAMS, Case
+from kvmharness.model.run import CaseResult, Interval, PerOp, Run, Slope
 
 # More than one involuntary switch in this many samples is worth naming as a cause.
 SAMPLES_PER_SWITCH = 10

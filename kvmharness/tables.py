@@ -11,7 +11,7 @@ from rich.text import Text
 from kvmharness import stats
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
-from kvmharness.results import UNITS, CaseResult, Host, Interval, Run
+from kvmharness.model.run import UNITS, CaseResult, Host, Interval, Run
 from kvmharness.text import figure, printable
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.

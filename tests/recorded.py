@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from kvmharness.results import Run
+from kvmharness.model.run import Run
 from tests.samples import made_up_case, made_up_lab_run
 
 RECORDINGS = Path(__file__).parent / "recordings"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmharness.results import (
+from kvmharness.model.run import (
     L0,
     SCHEMA,
     CaseResult,

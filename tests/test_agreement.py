@@ -6,13 +6,13 @@ from contextlib import closing
 
 import pytest
 
-from kvmharness.cases import Case
 from kvmharness.counters.events import present
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.perf import PerfStat
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
+from kvmharness.model.cases import Case
 from tests.test_perf import needs_perf
 
 EMULATION = ("kvm.insn_emulation", "kvm:kvm_emulate_insn")

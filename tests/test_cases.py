@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from kvmharness.cases import GUESTS, OPS, Case, select
 from kvmharness.errors import UsageError
+from kvmharness.model.cases import GUESTS, OPS, Case, select
 
 
 def names(*patterns: str) -> list[str]:

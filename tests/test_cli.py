@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import runfile
-from kvmharness.cases import GUESTS
 from kvmharness.doctor import examine
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
+from kvmharness.model import runfile
+from kvmharness.model.cases import GUESTS
 from tests.samples import made_up_run
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]

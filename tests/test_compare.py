@@ -13,7 +13,7 @@ from rich.console import Console
 from kvmharness import compare, compare_table, explain, tables
 from kvmharness.compare import Comparison, side
 from kvmharness.errors import UsageError
-from kvmharness.results import L0, Kernel, Run, condemn
+from kvmharness.model.run import L0, Kernel, Run, condemn
 from kvmharness.summary import classify_cases
 from tests.recorded import recorded_run
 from tests.samples import made_up_case, made_up_lab_run, made_up_run

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kvmharness import curves, tables
-from kvmharness.results import Slope
+from kvmharness.model.run import Slope
 from tests.samples import made_up_run
 
 GOLDEN = Path(__file__).parent / "golden" / "curves.txt"

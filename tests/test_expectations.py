@@ -7,7 +7,7 @@ import pytest
 from kvmharness import expectations
 from kvmharness.errors import UsageError
 from kvmharness.expectations import Expectation, parse
-from kvmharness.results import CaseResult, Run, condemn
+from kvmharness.model.run import CaseResult, Run, condemn
 from kvmharness.summary import summarise
 from tests.recorded import recorded_run
 from tests.samples import made_up_run

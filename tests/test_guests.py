@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import guest
-from kvmharness.cases import GUESTS, OPS, PAGED
+from kvmharness.model.cases import GUESTS, OPS, PAGED
 from kvmharness.raw import lib
 
 BLOBS = Path(str(files("kvmharness"))) / "blobs"

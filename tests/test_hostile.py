@@ -24,7 +24,6 @@ from kvmharness import (
     curves,
     distributions,
     expectations,
-    runfile,
     runfiles,
     stats,
     tables,
@@ -32,6 +31,7 @@ from kvmharness import (
 from kvmharness.errors import UsageError
 from kvmharness.export import csv as long_form
 from kvmharness.export import junit, ktap, pyperf
+from kvmharness.model import runfile
 from kvmharness.report import page
 from kvmharness.summary import summarise
 from tests.samples import made_up_ends, made_up_lab_run

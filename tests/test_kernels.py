@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness import cache
 from kvmharness.errors import UsageError
-from kvmharness.lab import cache, kernels, modules
+from kvmharness.lab import kernels, modules
 from kvmharness.lab.modules import load_order
 
 RELEASE = "6.1.0-1-test"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.cases import Case
 from kvmharness.counters.kvmstats import Debugfs, KvmStats, StatsFd
 from kvmharness.errors import KvmError
 from kvmharness.host import vendor_module
 from kvmharness.kvm import System, Vcpu, Vm
 from kvmharness.machine import Machine
+from kvmharness.model.cases import Case
 
 
 def counted(system: System, op: str, iterations: int) -> dict[str, int]:

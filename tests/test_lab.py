@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import runfile
-from kvmharness.cases import select
+from kvmharness import cache
 from kvmharness.errors import LabLost
-from kvmharness.lab import boot, cache, kernels, machines, runs, variants
+from kvmharness.lab import boot, kernels, machines, runs, variants
 from kvmharness.lab.machines import TCG_SVM
 from kvmharness.lab.runs import Plan, Target
-from kvmharness.results import CaseResult, Run, Settings
+from kvmharness.model import runfile
+from kvmharness.model.cases import select
+from kvmharness.model.run import CaseResult, Run, Settings
 from tests.kernels import CURED, UNCURED, need_lab, newest
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness import measure
-from kvmharness.cases import Case, select
 from kvmharness.errors import UsageError
 from kvmharness.guest import Blob
 from kvmharness.kvm import System
 from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
-from kvmharness.results import Settings
+from kvmharness.model.cases import Case, select
+from kvmharness.model.run import Settings
 
 SETTINGS = Settings(
     vms=2,

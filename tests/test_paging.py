@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from kvmharness import paging
-from kvmharness.cases import Case, select
+from kvmharness.model.cases import Case, select
 from kvmharness.raw import lib
 
 PAGE = 4096

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.cases import Case
 from kvmharness.counters import perf
 from kvmharness.counters.events import TRACEPOINTS, present
 from kvmharness.counters.perf import Attached, Event, PerfError, PerfStat, parse_counts
@@ -20,6 +19,7 @@ from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.reasons import parse as parse_reasons
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
+from kvmharness.model.cases import Case
 
 TASK_CLOCK = [Event("task-clock", "task-clock")]
 

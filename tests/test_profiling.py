@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from kvmharness.analysis.profile import SymbolCost, difference
-from kvmharness.cases import Case
 from kvmharness.counters.profile import parse
 from kvmharness.errors import Unavailable
 from kvmharness.kvm import System
+from kvmharness.model.cases import Case
 from kvmharness.profiling import kvm_stat, profile
 from tests.test_perf import needs_perf
 

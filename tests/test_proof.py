@@ -8,10 +8,10 @@ import struct
 import pytest
 
 from kvmharness import guest, proof
-from kvmharness.cases import Case
 from kvmharness.errors import KvmIncorrect
 from kvmharness.kvm import System
 from kvmharness.machine import PROOF_ITERATIONS, PROOF_ROUNDS, Machine
+from kvmharness.model.cases import Case
 from kvmharness.raw import lib
 
 AT = 0x8060

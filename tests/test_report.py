@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmharness import runfile, runfiles, stats, summary
+from kvmharness import runfiles, stats, summary
 from kvmharness.errors import UsageError
+from kvmharness.model import runfile
+from kvmharness.model.run import Run
 from kvmharness.report import hosts, page
-from kvmharness.results import Run
 from kvmharness.runfiles import RunFile
 from tests.samples import made_up_case, made_up_ends, made_up_lab_run, made_up_run
 from tests.test_summary import swept

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvmharness import files, runfile
+from kvmharness import files
 from kvmharness.errors import UsageError
+from kvmharness.model import runfile
 from kvmharness.summary import summarise
 from tests.samples import made_up_run
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import runfile
-from kvmharness.cases import Case
-from kvmharness.results import CaseResult, Disturbance
+from kvmharness.model import runfile
+from kvmharness.model.cases import Case
+from kvmharness.model.run import CaseResult, Disturbance
 from kvmharness.summary import summarise
 from tests.samples import made_up_case, made_up_run
 

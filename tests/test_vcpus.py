@@ -7,12 +7,12 @@ import threading
 
 import pytest
 
-from kvmharness.cases import Case, select
 from kvmharness.errors import GuestTimeout
 from kvmharness.kvm import System
 from kvmharness.machine import Machine
 from kvmharness.measure import Session
-from kvmharness.results import Settings
+from kvmharness.model.cases import Case, select
+from kvmharness.model.run import Settings
 from kvmharness.threads import VcpuThreads
 
 TWO = Case("long64", "cr0_wp", {"vcpus": 2})

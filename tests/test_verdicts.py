@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from kvmharness import runfile
 from kvmharness.commands import check
 from kvmharness.errors import HarnessError
-from kvmharness.results import condemn
+from kvmharness.model import runfile
+from kvmharness.model.run import condemn
 from tests.recorded import recorded_run
 from tests.samples import made_up_run
 

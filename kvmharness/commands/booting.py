@@ -10,9 +10,9 @@ from kvmharness import errors
 from kvmharness.commands import lab
 
 if TYPE_CHECKING:
-    from kvmharness.cases import Case
     from kvmharness.lab.runs import Result
-    from kvmharness.results import Run
+    from kvmharness.model.cases import Case
+    from kvmharness.model.run import Run
 
 
 def runs_of(named: Sequence[str], variant: str, chosen: Sequence[Case]) -> list[Run]:

@@ -15,7 +15,7 @@ from kvmharness.text import printable
 
 if TYPE_CHECKING:
     from kvmharness.expectations import Answer, Expectation
-    from kvmharness.results import Run
+    from kvmharness.model.run import Run
 
 WIDTH = len("incorrect")
 
@@ -34,8 +34,8 @@ def _ending_with(code: int | None) -> Iterator[None]:
 
 def _booted(kernel: str, variant: str, expected: list[Expectation]) -> Run:
     """Boot a kernel and measure what is expected of it, with the `empty` of each case."""
-    from kvmharness import cases
     from kvmharness.commands import booting
+    from kvmharness.model import cases
 
     chosen = cases.select([e.pattern for e in expected])
     chosen = cases.select([name for case in chosen for name in (case.baseline, case.name)])
@@ -83,7 +83,8 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: 
 
     Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
     """
-    from kvmharness import expectations, runfile, summary, tables
+    from kvmharness import expectations, summary, tables
+    from kvmharness.model import runfile
 
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = [expectations.parse(text) for text in texts]

@@ -23,8 +23,9 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
 
 def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
     """Boot what the paths name as kernels; each is a side of one run."""
-    from kvmharness import compare, suites
+    from kvmharness import compare
     from kvmharness.commands import booting
+    from kvmharness.model import suites
 
     named = [str(path) for path in paths]
     runs = booting.runs_of(named, variant, suites.load("quick").cases)
@@ -33,7 +34,8 @@ def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
 
 def _side(path: Path, name: str) -> Side:
     """Read a run file, or a folder of them."""
-    from kvmharness import compare, runfile, summary
+    from kvmharness import compare, summary
+    from kvmharness.model import runfile
 
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
     if not files:

@@ -8,7 +8,7 @@ from click.shell_completion import CompletionItem
 
 def cases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a case from its beginning (`long64/cr`) or from its op's (`cr0`)."""
-    from kvmharness.cases import OPS
+    from kvmharness.model.cases import OPS
 
     return [
         CompletionItem(f"{guest}/{op.name}", help=op.about)
@@ -20,7 +20,7 @@ def cases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
 
 def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Complete a built-in suite's name; what begins none is a file's."""
-    from kvmharness.suites import built_in
+    from kvmharness.model.suites import built_in
 
     names = [CompletionItem(name) for name in built_in() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]

@@ -16,7 +16,7 @@ from kvmharness.commands.options import Number
 if TYPE_CHECKING:
     from kvmharness.lab.machines import MachineKind
     from kvmharness.lab.runs import Plan, Result, Target
-    from kvmharness.results import Settings
+    from kvmharness.model.run import Settings
 
 # In %, and in seconds of the booted kernel's clock, as for the options of these names.
 PRECISION, TIMEOUT_S = 5.0, 100.0
@@ -32,7 +32,7 @@ def settings(
 ) -> Settings:
     """Settle how to measure inside: under the instruction counter nothing is calibrated."""
     from kvmharness.commands import settle
-    from kvmharness.suites import Defaults
+    from kvmharness.model.suites import Defaults
 
     # Few ops a sample, so that most samples hold no tick of the booted kernel's timer, and the
     # median is the op's own cost.
@@ -113,10 +113,10 @@ def lab(
 
     Example: kvmharness lab linux-image-6.1.0-56-amd64 --variant tdp --variant shadow -o runs
     """
-    from kvmharness import cases, suites
     from kvmharness.commands import settle
     from kvmharness.lab import kernels, machines, runs
     from kvmharness.lab import variants as known
+    from kvmharness.model import cases, suites
 
     machines.check_tools()
     kind = machines.choose(machine)

@@ -28,7 +28,8 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
 
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
-    from kvmharness import cases, feasible, files, host, kvm, profiling, tables
+    from kvmharness import feasible, files, host, kvm, profiling, tables
+    from kvmharness.model import cases
 
     chosen = cases.select([case])
     if len(chosen) != 1:

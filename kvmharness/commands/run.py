@@ -66,8 +66,9 @@ def run(
 
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
-    from kvmharness import cases, curves, files, runfile, running, suites
+    from kvmharness import curves, files, running
     from kvmharness.commands import settle
+    from kvmharness.model import cases, runfile, suites
 
     suite = suites.load(suite_name) if suite_name is not None else None
     chosen = settle.within(suite, pattern) if suite else cases.select(pattern)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from kvmharness import errors
 
 if TYPE_CHECKING:
-    from kvmharness.cases import Case
-    from kvmharness.results import Run, Settings
-    from kvmharness.suites import Defaults, Suite
+    from kvmharness.model.cases import Case
+    from kvmharness.model.run import Run, Settings
+    from kvmharness.model.suites import Defaults, Suite
 
 
 def settings(
@@ -27,8 +27,8 @@ def settings(
 ) -> Settings:
     """Settle how to measure: an option given, else --quick, else the suite, else as usual."""
     from kvmharness.machine import MAX_SAMPLES
-    from kvmharness.results import Settings
-    from kvmharness.suites import Defaults
+    from kvmharness.model.run import Settings
+    from kvmharness.model.suites import Defaults
 
     usual = Defaults(5, 30, 1.0) if quick else suite or Defaults()
     chosen_vms = vms or usual.vms or 10

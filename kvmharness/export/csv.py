@@ -6,8 +6,8 @@ import csv
 import io
 from collections.abc import Iterator
 
-from kvmharness.cases import PARAMS
-from kvmharness.results import CaseResult, Run
+from kvmharness.model.cases import PARAMS
+from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import printable
 
 HOST = ("run", "started", "host", "kernel", "module", "nested", "lab", "variant")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvmharness import tables
 from kvmharness.export.outcome import Outcome, figures, outcome
-from kvmharness.results import Run
+from kvmharness.model.run import Run
 from kvmharness.text import printable
 
 

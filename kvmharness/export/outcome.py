@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from kvmharness import tables
-from kvmharness.results import CaseResult, Run
+from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import printable
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kvmharness import stats
 from kvmharness.errors import UsageError
-from kvmharness.results import CaseResult, Clock, Run
+from kvmharness.model.run import CaseResult, Clock, Run
 from kvmharness.text import printable
 
 VERSION = "1.0"

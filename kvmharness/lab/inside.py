@@ -14,13 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import collecting, host, kvm, results, runfile
+from kvmharness import collecting, host, kvm
 from kvmharness.errors import HarnessError
 from kvmharness.kvm import System
 from kvmharness.lab import variants
 from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Module, Outcome
 from kvmharness.measure import Session
-from kvmharness.results import Run, Settings
+from kvmharness.model import run, runfile
+from kvmharness.model.run import Run, Settings
 
 PRIORITY = 50
 # Quiet: at most this share of a window went into anything but idling.
@@ -101,7 +102,7 @@ def _measure(folder: Path, job: Job) -> Run:
             lambda name: _say(folder, f"counting {names.index(name) + 1} of {len(names)}: {name}"),
             lambda: runfile.write(folder / RUN, record),
         )
-    record.finished = results.timestamp()
+    record.finished = run.timestamp()
     runfile.write(folder / RUN, record)
     return record
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import msgspec
 
-from kvmharness.cases import Case
-from kvmharness.results import Clock, Roles, Settings
+from kvmharness.model.cases import Case
+from kvmharness.model.run import Clock, Roles, Settings
 
 JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
 

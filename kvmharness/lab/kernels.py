@@ -18,9 +18,9 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
-from kvmharness import kernelfile
+from kvmharness import cache, kernelfile
 from kvmharness.errors import UsageError
-from kvmharness.lab import cache, packages
+from kvmharness.lab import packages
 
 WHAT_TO_NAME = (
     "name a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed "

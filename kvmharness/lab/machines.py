@@ -12,7 +12,7 @@ from pathlib import Path
 from kvmharness import host
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.lab import kernels
-from kvmharness.results import Clock
+from kvmharness.model.run import Clock
 
 QEMU = "qemu-system-x86_64"
 # SMEP, SMAP and PKU must be asked for, or KVM inside cannot offer them to its guests.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kvmharness import cache
 from kvmharness.errors import LabLost, UsageError
 from kvmharness.kernelfile import module_bytes
-from kvmharness.lab import cache
 from kvmharness.lab.job import Module
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.variants import Parameters

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvmharness import cache
 from kvmharness.errors import UsageError
-from kvmharness.lab import cache
 
 # Debian's releases from the one with 5.10 on.  Code names, since mirrors serve the aliases
 # (oldstable, ...) weeks late.  A suite that a mirror lacks does not hide the others.

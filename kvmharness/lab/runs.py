@@ -18,16 +18,17 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import files, host, kernelfile, roles, runfile, summary
-from kvmharness.cases import Case
+from kvmharness import cache, files, host, kernelfile, roles, summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
-from kvmharness.lab import boot, cache, kernels, machines, modules, pack
+from kvmharness.lab import boot, kernels, machines, modules, pack
 from kvmharness.lab.boot import Boot, Runner
 from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
 from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import MachineKind
 from kvmharness.lab.variants import Variant
-from kvmharness.results import L0, Lab, Roles, Run, Settings
+from kvmharness.model import runfile
+from kvmharness.model.cases import Case
+from kvmharness.model.run import L0, Lab, Roles, Run, Settings
 
 Progress = Callable[["Target", str], None]
 # Held while a workshop is in use.

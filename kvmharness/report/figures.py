@@ -14,9 +14,9 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
 from kvmharness import stats
+from kvmharness.model.run import CaseResult, Slope
 from kvmharness.report.axes import drawing, label, scale
 from kvmharness.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline
-from kvmharness.results import CaseResult, Slope
 from kvmharness.tables import with_interval
 from kvmharness.text import short
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kvmharness.results import Run
+from kvmharness.model.run import Run
 from kvmharness.text import printable
 
 

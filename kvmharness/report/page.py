@@ -12,9 +12,9 @@ from markupsafe import Markup
 from kvmharness import compare, compare_table, tables
 from kvmharness.errors import UsageError
 from kvmharness.model.counters import columns
+from kvmharness.model.run import UNITS, CaseResult, Run, Slope
 from kvmharness.report import figures, hosts
 from kvmharness.report.figures import Curve, Ratio
-from kvmharness.results import UNITS, CaseResult, Run, Slope
 from kvmharness.runfiles import RunFile
 from kvmharness.text import printable
 

@@ -8,7 +8,7 @@ import msgspec
 
 from kvmharness import files
 from kvmharness.errors import UsageError
-from kvmharness.results import LEAST_PER_OP, MOST_PER_OP, SCHEMA, UNITS, Run
+from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, UNITS, Run
 
 
 class _Header(msgspec.Struct):

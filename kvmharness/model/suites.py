@@ -7,7 +7,7 @@
     match = ["long64/empty", "long64/cr0_wp"]
     pages = [0, 16, 256, 4096]
 
-The built-in ones lie in bench/ and are shipped beside the guests.
+The built-in ones lie in kvmharness/suites/.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from kvmharness.cases import PARAMS, Case, Param, select
 from kvmharness.errors import UsageError
+from kvmharness.model.cases import PARAMS, Case, Param, select
 
 # Past this a sweep is a slip: at a third of a second a case it would count for an hour.
 MOST_CASES = 10_000
@@ -250,7 +250,7 @@ def parse(name: str, file: str, data: bytes) -> Suite:
 
 def built_in() -> dict[str, Path]:
     """Return the suites that the package brings, by name."""
-    folder = Path(str(files("kvmharness") / "blobs"))
+    folder = Path(str(files("kvmharness") / "suites"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from kvmharness.cases import Case
+from kvmharness.model.cases import Case
 
 SCHEMA = "kvmharness.run/1"
 # Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
