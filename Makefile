@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_KERNEL := 6.1
-INPUTS := pyproject.toml setup.py kvmharness/core.c kvmharness/core_build.py $(wildcard guests/*)
+INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py $(wildcard guests/*)
 
 .PHONY: bench test lint packages overhead reproduce one-patch clean
 
@@ -46,4 +46,4 @@ $(VENV)/built: $(INPUTS) | packages
 	touch $@
 
 clean:
-	rm -rf $(VENV) build kvmharness/blobs kvmharness/_core.*.so
+	rm -rf $(VENV) build kvmharness/blobs kvmharness/kvm/_core.*.so

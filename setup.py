@@ -58,4 +58,7 @@ class BuildWithGuests(build_ext):
         (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
-setup(cffi_modules=["kvmharness/core_build.py:ffibuilder"], cmdclass={"build_ext": BuildWithGuests})
+setup(
+    cffi_modules=["kvmharness/kvm/core_build.py:ffibuilder"],
+    cmdclass={"build_ext": BuildWithGuests},
+)

@@ -18,7 +18,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from kvmharness import guest
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import Machine
 from kvmharness.measure import calibrate, pinned
 from kvmharness.model.cases import Case

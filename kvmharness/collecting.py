@@ -7,7 +7,7 @@ from contextlib import closing
 
 from kvmharness import __version__, guest, host
 from kvmharness.count import Counting
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.measure import Session
 from kvmharness.model import run
 from kvmharness.model.run import Clock, Roles, Run, Settings

@@ -14,7 +14,7 @@ from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, ExitReasons
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import Machine
 from kvmharness.measure import Opener, open_machine
 from kvmharness.model.cases import Case

@@ -13,7 +13,7 @@ from kvmharness.counters import perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.model.run import Finding, Host, Kvm, Roles
 
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.model.cases import OPS, PAGED, Case
 from kvmharness.paging import page_size
 

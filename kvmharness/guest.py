@@ -12,8 +12,8 @@ from mmap import mmap
 from typing import Any
 
 from kvmharness import paging
+from kvmharness.kvm.raw import lib, new
 from kvmharness.model.cases import PAGED, Case
-from kvmharness.raw import lib, new
 
 CR0_PE, CR0_ET, CR0_NE, CR0_WP, CR0_PG = 1 << 0, 1 << 4, 1 << 5, 1 << 16, 1 << 31
 CR4_PSE, CR4_PAE, CR4_LA57, CR4_PCIDE = 1 << 4, 1 << 5, 1 << 12, 1 << 17

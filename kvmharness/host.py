@@ -7,8 +7,9 @@ import platform
 import struct
 from pathlib import Path
 
-from kvmharness import raw, roles
-from kvmharness.kvm import System
+from kvmharness import roles
+from kvmharness.kvm import raw
+from kvmharness.kvm.fds import System
 from kvmharness.model.run import Cpu, Host, Kernel, Kvm, Roles
 
 SYS = Path("/sys")

@@ -10,13 +10,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
-from kvmharness import exits, guest, proof
+from kvmharness import guest, proof
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
-from kvmharness.kvm import System, Vcpu, Vm
+from kvmharness.kvm import exits
+from kvmharness.kvm.fds import System, Vcpu, Vm
+from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import PAGED, Case
 from kvmharness.paging import PAGE, page_size, why_no_reload
-from kvmharness.raw import lib
 from kvmharness.threads import VcpuThreads
 
 # Below 4 GiB and above any guest's memory, where other VMMs put them too.

@@ -17,7 +17,7 @@ from kvmharness.counters.kvmstats import PREFIX, KvmStats
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect, UsageError
 from kvmharness.feasible import limits, why_not
 from kvmharness.host import vendor_module
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import MAX_ITERATIONS, PROOF_ITERATIONS, Machine
 from kvmharness.model.cases import Case
 from kvmharness.model.run import UNITS, CaseResult, Clock, Disturbance, Settings, condemn, per_op

@@ -10,9 +10,9 @@ import struct
 from dataclasses import dataclass
 from mmap import mmap
 
-from kvmharness.kvm import HUGE_PAGE
+from kvmharness.kvm.fds import HUGE_PAGE
+from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import Case
-from kvmharness.raw import lib
 
 PAGE = 0x1000
 PRESENT, WRITE, LARGE = 1 << 0, 1 << 1, 1 << 7

@@ -10,7 +10,7 @@ from kvmharness.analysis.profile import Profiled, difference
 from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import MAX_ITERATIONS, Machine
 from kvmharness.measure import calibrate
 from kvmharness.model.cases import Case, select

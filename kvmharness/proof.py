@@ -10,7 +10,7 @@ import struct
 from dataclasses import dataclass
 
 from kvmharness.errors import KvmIncorrect
-from kvmharness.raw import lib
+from kvmharness.kvm.raw import lib
 
 # Page-fault error code: the page is present, and it was a write, by the supervisor.
 ERROR_CODE = 0b011

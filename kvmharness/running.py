@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness import collecting, errors, kvm, summary
-from kvmharness.kvm import System
+from kvmharness import collecting, errors, summary
+from kvmharness.kvm import fds
+from kvmharness.kvm.fds import System
 from kvmharness.measure import Session
 from kvmharness.model import run, runfile
 from kvmharness.model.cases import Case
@@ -27,7 +28,7 @@ def measure(
     suite: str | None,
 ) -> tuple[Run, bool]:
     """Measure, saving as it goes; return the run and whether it was interrupted."""
-    with kvm.System() as system:
+    with fds.System() as system:
         session = Session(system, chosen, settings)
         record = collecting.begin(system, session, settings, suite)
         interrupted = False

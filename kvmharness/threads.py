@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from typing import Self, TypeVar
 
-from kvmharness.raw import lib
+from kvmharness.kvm.raw import lib
 
 T = TypeVar("T")
 

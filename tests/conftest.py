@@ -11,8 +11,8 @@ import pytest
 
 from kvmharness.errors import Unavailable
 from kvmharness.guest import Blob
-from kvmharness.kvm import System
-from kvmharness.raw import lib
+from kvmharness.kvm.fds import System
+from kvmharness.kvm.raw import lib
 
 REQUIRE = "KVMHARNESS_REQUIRE_KVM"
 

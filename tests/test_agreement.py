@@ -10,7 +10,7 @@ from kvmharness.counters.events import present
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.perf import PerfStat
 from kvmharness.host import vendor_module
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import Machine
 from kvmharness.model.cases import Case
 from tests.test_perf import needs_perf

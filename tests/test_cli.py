@@ -16,7 +16,7 @@ import pytest
 
 from kvmharness.doctor import examine
 from kvmharness.errors import Unavailable
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.model import runfile
 from kvmharness.model.cases import GUESTS
 from tests.samples import made_up_run

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from kvmharness import exits
-from kvmharness.raw import ffi, lib, new
+from kvmharness.kvm import exits
+from kvmharness.kvm.raw import ffi, lib, new
 
 
 @pytest.fixture

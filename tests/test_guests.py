@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kvmharness import guest
+from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import GUESTS, OPS, PAGED
-from kvmharness.raw import lib
 
 BLOBS = Path(str(files("kvmharness"))) / "blobs"
 MACHINE = {"real16": "i8086", "long64": "i386:x86-64"}  # else i386

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness import host
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 
 
 @pytest.mark.kvm

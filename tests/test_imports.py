@@ -10,17 +10,18 @@ from pathlib import Path
 import kvmharness
 
 ROOT = Path(kvmharness.__file__).parent
+CORE = "kvm._core"
 HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"}
 
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
     errors text cache files analysis analysis.profile model model.counters model.cases
-    model.suites raw exits kvm paging guest proof threads model.run model.runfile btf unpacking
-    kernelfile roles host counters counters.source counters.kvmstats counters.perf
-    counters.events counters.functions counters.reasons counters.profile machine feasible
-    measure count collecting lab lab.variants lab.job lab.inside profiling classify stats
-    summary running runfiles tables curves distributions ratios differences explain compare
-    compare_table expectations doctor export export.outcome export.csv export.pyperf
+    model.suites kvm kvm.raw kvm.exits kvm.fds paging guest proof threads model.run
+    model.runfile btf unpacking kernelfile roles host counters counters.source counters.kvmstats
+    counters.perf counters.events counters.functions counters.reasons counters.profile machine
+    feasible measure count collecting lab lab.variants lab.job lab.inside profiling classify
+    stats summary running runfiles tables curves distributions ratios differences explain
+    compare compare_table expectations doctor export export.outcome export.csv export.pyperf
     export.junit export.ktap report report.svg report.axes report.figures report.hosts
     report.page lab.packages lab.kernels lab.modules lab.machines lab.boot lab.pack lab.runs
     lab.watching commands commands.options commands.completion commands.settle commands.run
@@ -42,7 +43,7 @@ def imported(path: Path) -> set[str]:
             base = (node.module or "").removeprefix("kvmharness").lstrip(".")
             for alias in node.names:
                 name = f"{base}.{alias.name}".lstrip(".")
-                found.add(name if name in ORDER or name == "_core" else base)
+                found.add(name if name in ORDER or name == CORE else base)
     return found - {""}
 
 
@@ -57,12 +58,12 @@ def test_every_module_has_its_place() -> None:
 def test_imports_run_one_way() -> None:
     for name, path in files().items():
         if name:
-            above = set(ORDER[: ORDER.index(name)]) | {"_core"}
+            above = set(ORDER[: ORDER.index(name)]) | {CORE}
             assert imported(path) <= above, name
 
 
 def test_one_module_touches_the_core() -> None:
-    assert [n for n, p in files().items() if "_core" in imported(p)] == ["raw"]
+    assert [n for n, p in files().items() if CORE in imported(p)] == ["kvm.raw"]
 
 
 def loaded_by(statement: str) -> set[str]:

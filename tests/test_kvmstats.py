@@ -11,7 +11,7 @@ import pytest
 from kvmharness.counters.kvmstats import Debugfs, KvmStats, StatsFd
 from kvmharness.errors import KvmError
 from kvmharness.host import vendor_module
-from kvmharness.kvm import System, Vcpu, Vm
+from kvmharness.kvm.fds import System, Vcpu, Vm
 from kvmharness.machine import Machine
 from kvmharness.model.cases import Case
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness import exits
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError
 from kvmharness.feasible import limits, why_not
 from kvmharness.guest import Blob
 from kvmharness.host import vendor_module
-from kvmharness.kvm import System
+from kvmharness.kvm import exits
+from kvmharness.kvm.fds import System
+from kvmharness.kvm.raw import lib
 from kvmharness.machine import MAX_SAMPLES, Machine
 from kvmharness.model.cases import PAGED, Case, select
-from kvmharness.raw import lib
 
 pytestmark = pytest.mark.kvm
 

@@ -10,7 +10,7 @@ import pytest
 from kvmharness import measure
 from kvmharness.errors import UsageError
 from kvmharness.guest import Blob
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings

@@ -8,8 +8,8 @@ import struct
 import pytest
 
 from kvmharness import paging
+from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import Case, select
-from kvmharness.raw import lib
 
 PAGE = 4096
 

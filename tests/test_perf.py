@@ -17,7 +17,7 @@ from kvmharness.counters.events import TRACEPOINTS, present
 from kvmharness.counters.perf import Attached, Event, PerfError, PerfStat, parse_counts
 from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.reasons import parse as parse_reasons
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import Machine
 from kvmharness.model.cases import Case
 

@@ -9,10 +9,10 @@ import pytest
 
 from kvmharness import guest, proof
 from kvmharness.errors import KvmIncorrect
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
+from kvmharness.kvm.raw import lib
 from kvmharness.machine import PROOF_ITERATIONS, PROOF_ROUNDS, Machine
 from kvmharness.model.cases import Case
-from kvmharness.raw import lib
 
 AT = 0x8060
 WP, FAULTED = lib.PROOF_WP, lib.PROOF_FAULTED

@@ -7,9 +7,9 @@ import os
 
 import pytest
 
-from kvmharness import raw
 from kvmharness.errors import KvmError
-from kvmharness.raw import REQUESTS, ffi, lib
+from kvmharness.kvm import raw
+from kvmharness.kvm.raw import REQUESTS, ffi, lib
 
 # The ABI of x86: these sizes are baked into the request numbers of every kernel.
 ABI_SIZES = {

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from kvmharness.errors import GuestTimeout
-from kvmharness.kvm import System
+from kvmharness.kvm.fds import System
 from kvmharness.machine import Machine
 from kvmharness.measure import Session
 from kvmharness.model.cases import Case, select

@@ -28,7 +28,8 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
 
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
-    from kvmharness import feasible, files, host, kvm, profiling, tables
+    from kvmharness import feasible, files, host, profiling, tables
+    from kvmharness.kvm import fds
     from kvmharness.model import cases
 
     chosen = cases.select([case])
@@ -40,7 +41,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
         files.check_writable(output)
     timeout_s = 10 * seconds + 10
     module = host.vendor_module()
-    with kvm.System() as system:
+    with fds.System() as system:
         reason = feasible.why_not(chosen[0], feasible.limits(system, module))
         if reason:
             raise errors.Unavailable(f"perf {chosen[0].name}: {reason}")

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness.errors import KvmError
-from kvmharness.kvm import Vcpu, Vm
-from kvmharness.raw import ffi, lib, new
+from kvmharness.kvm.fds import Vcpu, Vm
+from kvmharness.kvm.raw import ffi, lib, new
 
 PREFIX = "kvm."
 DEBUGFS = Path("/sys/kernel/debug/kvm")

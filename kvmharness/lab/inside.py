@@ -14,9 +14,10 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import collecting, host, kvm
+from kvmharness import collecting, host
 from kvmharness.errors import HarnessError
-from kvmharness.kvm import System
+from kvmharness.kvm import fds
+from kvmharness.kvm.fds import System
 from kvmharness.lab import variants
 from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Module, Outcome
 from kvmharness.measure import Session
@@ -85,7 +86,7 @@ def _warm_up(system: System, job: Job) -> None:
 
 def _measure(folder: Path, job: Job) -> Run:
     settings: Settings = job.settings
-    with kvm.System() as system:
+    with fds.System() as system:
         _warm_up(system, job)
         session = Session(system, job.cases, settings, clock=job.clock)
         record = collecting.begin(system, session, settings, job.suite, job.clock, job.roles)

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from kvmharness import exits, raw
 from kvmharness.errors import Infeasible, KvmError, Unavailable
-from kvmharness.raw import ffi, lib
+from kvmharness.kvm import exits, raw
+from kvmharness.kvm.raw import ffi, lib
 
 DEVICE = "/dev/kvm"
 HUGE_PAGE = 0x200000

@@ -1,6 +1,6 @@
 """The thin layer: request numbers, the ioctl call, the compiled core.
 
-Nothing else imports `kvmharness._core`.  Request numbers are built here with
+Nothing else imports `kvmharness.kvm._core`.  Request numbers are built here with
 python-ioctl-opt from the sizes that the compiler gave; tests hold each one against the
 macro of <linux/kvm.h>.
 """
@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from ioctl_opt import IO, IOC, IOC_READ, IOC_WRITE
 
-from kvmharness._core import ffi, lib
 from kvmharness.errors import KvmError
+from kvmharness.kvm._core import ffi, lib
 
 __all__ = ["CPUID_ENTRIES", "REQUESTS", "cpuid", "ffi", "ioctl", "lib", "new", "run"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kvmharness.raw import ffi, lib
+from kvmharness.kvm.raw import ffi, lib
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-GUESTS = HERE.parent / "guests"
+GUESTS = HERE.parents[1] / "guests"
 
 STRUCTS = """
 struct kvm_regs { uint64_t rax, rbx, rcx, rdx, rsi, rdi, rsp, rbp, rip, rflags; ...; };
@@ -123,7 +123,7 @@ def payload_names() -> str:
 ffibuilder = FFI()
 ffibuilder.cdef(definitions())
 ffibuilder.set_source(
-    "kvmharness._core",
+    "kvmharness.kvm._core",
     (HERE / "core.c").read_text() + payload_names(),
     include_dirs=[str(GUESTS)],
     depends=[str(HERE / "core.c"), str(GUESTS / "shared.h")],
