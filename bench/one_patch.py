@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kvmharness import cache
 from kvmharness.errors import HarnessError
-from kvmharness.lab import packages
+from kvmharness.kernel import debian
 
 RELEASE = "6.1.0-56-amd64"
 SOURCE = "linux-source-6.1"
@@ -43,7 +43,7 @@ def lay_out(into: Path) -> None:
     """Make a tree to build arch/x86/kvm in: headers, kbuild and KVM's own source together."""
     unpacked = into / "packages"
     unpacked.mkdir()
-    for deb in packages.download(PACKAGES, into):
+    for deb in debian.download(PACKAGES, into):
         subprocess.run(["dpkg-deb", "-x", deb, unpacked], check=True)
         deb.unlink()
     sources = unpacked / "usr/src"

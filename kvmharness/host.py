@@ -7,7 +7,7 @@ import platform
 import struct
 from pathlib import Path
 
-from kvmharness import roles
+from kvmharness.kernel import roles
 from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
 from kvmharness.model.run import Cpu, Host, Kernel, Kvm, Roles

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from kvmharness.errors import LabLost
-from kvmharness.lab import boot, kernels, machines, modules, runs, variants
+from kvmharness.kernel import modules, resolve, variants
+from kvmharness.lab import boot, machines, runs
 from tests.kernels import newest
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +20,7 @@ SERIES = re.compile(r"\d+(\.\d+)?")
 OPTIONS = "-v -m kvm -p no:cacheprovider --basetemp=/run/tests -o timeout=900"
 
 
-def _command(kernel: kernels.Kernel, folder: Path, kind: machines.MachineKind, only: str) -> str:
+def _command(kernel: resolve.Kernel, folder: Path, kind: machines.MachineKind, only: str) -> str:
     """Return the shell command that loads KVM, runs the tests and leaves their exit status."""
     wanted = variants.parse("default").parameters(kind.vendor)
     loaded, _ = modules.prepare(kernel, wanted, None, folder)
@@ -40,7 +41,7 @@ def _command(kernel: kernels.Kernel, folder: Path, kind: machines.MachineKind, o
 def run_tests(named: str, only: str) -> int:
     """Boot, run the tests marked kvm (those that `only` selects), return pytest's status."""
     kind = machines.choose(None)
-    kernel = kernels.resolve(newest(named) if SERIES.fullmatch(named) else named)
+    kernel = resolve.resolve(newest(named) if SERIES.fullmatch(named) else named)
     with runs.Workshop() as workshop:
         folder = workshop.job()
         job = boot.Boot(

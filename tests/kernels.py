@@ -9,7 +9,8 @@ import re
 import pytest
 
 from kvmharness.errors import UsageError
-from kvmharness.lab import kernels, machines, packages
+from kvmharness.kernel import debian, resolve
+from kvmharness.lab import machines
 
 # The last of the series with one mmu_role, and the first one packaged with the split and the cure.
 UNCURED, CURED = "5.10", "6.1"
@@ -20,8 +21,8 @@ REQUIRE = "KVMHARNESS_REQUIRE_LAB"
 def newest(series: str) -> str:
     """Return the newest kernel package of a series: of those fetched, else of those on offer."""
     prefix = f"linux-image-{series}."
-    found = [name for name in packages.fetched() if name.startswith(prefix)]
-    found = found or [o.name for o in packages.offers() if o.name.startswith(prefix)]
+    found = [name for name in debian.fetched() if name.startswith(prefix)]
+    found = found or [o.name for o in debian.offers() if o.name.startswith(prefix)]
     if not found:
         raise UsageError(f"kernel {series}: apt's mirror offers none; try kernels list")
     return max(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
@@ -33,7 +34,7 @@ def why_no_lab(*needed: str) -> str | None:
     try:
         machines.check_tools()
         for series in needed:
-            kernels.resolve(newest(series))
+            resolve.resolve(newest(series))
     except UsageError as error:
         return str(error)
     return None

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmharness.btf import Btf, BtfError, Member, has_string, is_split
+from kvmharness.kernel.btf import Btf, BtfError, Member, has_string, is_split
 
 VMLINUX = Path("/sys/kernel/btf/vmlinux")
 INT, PTR, STRUCT, FWD, FUNC, FUNC_PROTO = 1, 2, 4, 7, 12, 13

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvmharness import kernelfile, roles, unpacking
 from kvmharness.errors import UsageError
+from kvmharness.kernel import image as kernel_image
+from kvmharness.kernel import roles, unpacking
 from tests.test_btf import role_btf
 
 RELEASE = "6.1.0-9-amd64"
@@ -103,7 +104,7 @@ PACKERS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def test_module(module: bytes) -> None:
-    found = kernelfile.read_image(module, "kvm.ko")
+    found = kernel_image.read_image(module, "kvm.ko")
     assert found.release == RELEASE
     assert found.build is None
     assert found.module_btf == role_btf("cpu_role", "root_role")
@@ -112,7 +113,7 @@ def test_module(module: bytes) -> None:
 
 
 def test_vmlinux(vmlinux: bytes) -> None:
-    found = kernelfile.read_image(vmlinux, "vmlinux")
+    found = kernel_image.read_image(vmlinux, "vmlinux")
     assert found.release == RELEASE
     assert found.build == BUILD
     assert found.vmlinux_btf == role_btf("mmu_role")
@@ -126,10 +127,10 @@ def test_vmlinux(vmlinux: bytes) -> None:
 def test_packed(module: bytes, vmlinux: bytes, packer: str, tmp_path: Path) -> None:
     path = tmp_path / f"kvm.ko.{packer}"
     path.write_bytes(PACKERS[packer](module))
-    assert kernelfile.read(path).symbols == set(FUNCTIONS)
+    assert kernel_image.read(path).symbols == set(FUNCTIONS)
     packed = PACKERS[packer](vmlinux)
     image = boot_image(packed if packer == "gz" else sized(packed))
-    found = kernelfile.read_image(image, "vmlinuz")
+    found = kernel_image.read_image(image, "vmlinuz")
     assert (found.release, found.build) == (RELEASE, BUILD)
     assert found.vmlinux_btf == role_btf("mmu_role")
 
@@ -137,20 +138,20 @@ def test_packed(module: bytes, vmlinux: bytes, packer: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("packer", ["gz", "xz", "zst"])
 def test_packed_and_cut_short(module: bytes, packer: str) -> None:
     with pytest.raises(UsageError, match=r"unpack kvm\.ko"):
-        kernelfile.read_image(PACKERS[packer](module)[:-40], "kvm.ko")
+        kernel_image.read_image(PACKERS[packer](module)[:-40], "kvm.ko")
 
 
 def test_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unpacking, "LIMIT", 1 << 20)
     for packer in ("gz", "zst"):
         with pytest.raises(UsageError, match="unpack bomb"):
-            kernelfile.read_image(PACKERS[packer](bytes(2 << 20)), "bomb")
+            kernel_image.read_image(PACKERS[packer](bytes(2 << 20)), "bomb")
 
 
 def test_missing_tool(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match="packed with zstd; install zstd"):
-        kernelfile.read_image(b"\x28\xb5\x2f\xfd rest", "vmlinuz")
+        kernel_image.read_image(b"\x28\xb5\x2f\xfd rest", "vmlinuz")
 
 
 @pytest.mark.parametrize(
@@ -169,21 +170,21 @@ def test_no_kernel(data: bytes, why: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=why) as caught:
-        kernelfile.read(path)
+        kernel_image.read(path)
     assert "\n" not in str(caught.value)
 
 
 def test_not_there(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="No such file"):
-        kernelfile.read(tmp_path / "absent.deb")
+        kernel_image.read(tmp_path / "absent.deb")
 
 
 def test_other_objects(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no kernel module"):
-        kernelfile.read(assemble(tmp_path, "nop\n"))
+        kernel_image.read(assemble(tmp_path, "nop\n"))
     obj = assemble(tmp_path, '.section .modinfo,"a"\n.asciz "name=kvm_intel"\n')
     with pytest.raises(UsageError, match=r"module kvm_intel; name kvm\.ko"):
-        kernelfile.read(obj)
+        kernel_image.read(obj)
 
 
 @given(
@@ -201,7 +202,7 @@ def test_damaged(
         data[at % len(data)] = value
     cut = bytes(data[: end % len(data)]) if end else bytes(data)
     with contextlib.suppress(UsageError):
-        roles.roles_of(kernelfile.read_image(cut, "kvm.ko"))
+        roles.roles_of(kernel_image.read_image(cut, "kvm.ko"))
 
 
 @given(at=st.integers(0, 63) | st.integers(min_value=64), word=st.integers(0, 2**32 - 1))
@@ -213,7 +214,7 @@ def test_damaged_words(module: bytes, at: int, word: int) -> None:
     where = at if at < 64 else table + at % (len(module) - table - 4)
     struct.pack_into("<I", data, min(where, len(data) - 4), word)
     with contextlib.suppress(UsageError):
-        kernelfile.read_image(bytes(data), "kvm.ko")
+        kernel_image.read_image(bytes(data), "kvm.ko")
 
 
 @pytest.mark.timeout(20)
@@ -224,7 +225,7 @@ def test_section_headers_without_end(module: bytes) -> None:
     struct.pack_into("<HH", data, 0x3A, 0, 0)
     struct.pack_into("<Q", data, table + 32, 2**60)
     with pytest.raises(UsageError, match="no kernel ELF file"):
-        kernelfile.read_image(bytes(data), "kvm.ko")
+        kernel_image.read_image(bytes(data), "kvm.ko")
 
 
 def installed(root: Path, files: dict[str, bytes]) -> Path:
@@ -249,28 +250,28 @@ def test_directories(module: bytes, vmlinux: bytes, usr: str, tmp_path: Path) ->
     if usr:
         (root / "lib").symlink_to("usr/lib")
     for path in (root, modules, modules / RELEASE):
-        found = kernelfile.read(path)
+        found = kernel_image.read(path)
         assert (found.release, found.build) == (RELEASE, BUILD), path
         assert found.source == f"kvm.ko and vmlinuz-{RELEASE}".replace("kvm.ko", "kvm.ko.xz")
         assert found.module_btf is not None
         assert found.vmlinux_btf is not None
     (modules / "6.2.0/kernel").mkdir(parents=True)
     with pytest.raises(UsageError, match=rf"kernels {RELEASE}, 6\.2\.0; name the directory"):
-        kernelfile.read(root)
+        kernel_image.read(root)
 
 
 def test_image_among_the_modules(vmlinux: bytes, tmp_path: Path) -> None:
     image = {f"usr/lib/modules/{RELEASE}/vmlinuz": boot_image(gzip.compress(vmlinux))}
-    found = kernelfile.read(installed(tmp_path, image))
+    found = kernel_image.read(installed(tmp_path, image))
     assert found.source == "vmlinuz"
 
 
 def test_build_tree(module: bytes, vmlinux: bytes, tmp_path: Path) -> None:
     (tmp_path / "arch/x86/kvm").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"neither kvm\.ko nor vmlinux"):
-        kernelfile.read(tmp_path)
+        kernel_image.read(tmp_path)
     tree = installed(tmp_path, {"arch/x86/kvm/kvm.ko": module, "vmlinux": vmlinux})
-    found = kernelfile.read(tree)
+    found = kernel_image.read(tree)
     assert found.source == "kvm.ko and vmlinux"
     assert found.symbols == set(FUNCTIONS)
     answers = roles.of_path(tree)
@@ -279,7 +280,7 @@ def test_build_tree(module: bytes, vmlinux: bytes, tmp_path: Path) -> None:
     other = vmlinux.replace(RELEASE.encode(), b"6.9.0-9-amd64")
     installed(tmp_path, {"vmlinux": other})
     with pytest.raises(UsageError, match=r"6\.1\.0-9-amd64 and 6\.9\.0-9-amd64"):
-        kernelfile.read(tree)
+        kernel_image.read(tree)
 
 
 def make_deb(folder: Path, files: dict[str, bytes]) -> Path:
@@ -296,7 +297,7 @@ def make_deb(folder: Path, files: dict[str, bytes]) -> Path:
 @pytest.mark.parametrize("usr", ["", "usr/"])
 def test_package(module: bytes, vmlinux: bytes, usr: str, tmp_path: Path) -> None:
     package = make_deb(tmp_path, package_files(module, vmlinux, usr))
-    found = kernelfile.read(package)
+    found = kernel_image.read(package)
     assert found.source == f"kvm.ko.xz and vmlinuz-{RELEASE} in x.deb"
     assert (found.release, found.build) == (RELEASE, BUILD)
 
@@ -304,7 +305,7 @@ def test_package(module: bytes, vmlinux: bytes, usr: str, tmp_path: Path) -> Non
 def test_empty_and_broken_packages(tmp_path: Path) -> None:
     package = make_deb(tmp_path, {"usr/share/doc/x": b"", "boot/System.map-6.19": b""})
     with pytest.raises(UsageError, match=r"from 6\.19 on .* name linux-modules-VERSION"):
-        kernelfile.read(package)
+        kernel_image.read(package)
     package.write_bytes(package.read_bytes()[:100])
     with pytest.raises(UsageError, match="dpkg-deb"):
-        kernelfile.read(package)
+        kernel_image.read(package)

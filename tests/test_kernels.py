@@ -9,8 +9,8 @@ import pytest
 
 from kvmharness import cache
 from kvmharness.errors import UsageError
-from kvmharness.lab import kernels, modules
-from kvmharness.lab.modules import load_order
+from kvmharness.kernel import modules, resolve
+from kvmharness.kernel.modules import load_order
 
 RELEASE = "6.1.0-1-test"
 DEP = """\
@@ -51,7 +51,7 @@ def test_an_unpacked_packages_folder(tmp_path: Path, lib: str) -> None:
     root = tmp_path / "package"
     image = boot_image(root / "boot" / f"vmlinuz-{RELEASE}")
     folder = installed(root, lib)
-    found = kernels.resolve(str(root))
+    found = resolve.resolve(str(root))
     assert (found.image, found.modules, found.release) == (image, folder, RELEASE)
     assert (found.named, found.label) == (str(root), RELEASE)
 
@@ -61,7 +61,7 @@ def test_modules_that_nobody_indexed_are_indexed_in_the_cache(tmp_path: Path) ->
     folder = installed(tmp_path / "x")
     (folder / "modules.dep").unlink()
     (folder / "kernel/kvm.ko").touch()
-    found = kernels.resolve(str(image)).modules
+    found = resolve.resolve(str(image)).modules
     assert found is not None
     assert found != folder
     assert (found / "modules.dep").is_file()
@@ -71,9 +71,9 @@ def test_modules_that_nobody_indexed_are_indexed_in_the_cache(tmp_path: Path) ->
 
 def test_an_image_finds_its_modules_beside_it(tmp_path: Path) -> None:
     image = boot_image(tmp_path / "x/boot/vmlinuz")
-    assert kernels.resolve(str(image)).modules is None
+    assert resolve.resolve(str(image)).modules is None
     folder = installed(tmp_path / "x")
-    assert kernels.resolve(str(image)).modules == folder
+    assert resolve.resolve(str(image)).modules == folder
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_an_image_finds_its_modules_beside_it(tmp_path: Path) -> None:
 )
 def test_what_is_no_kernel_is_one_line(name: str, says: str) -> None:
     with pytest.raises(UsageError, match=says) as caught:
-        kernels.resolve(name)
+        resolve.resolve(name)
     assert "\n" not in str(caught.value)
 
 
@@ -96,7 +96,7 @@ def test_a_file_that_is_no_kernel(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "vmlinuz"
     path.write_bytes(content)
     with pytest.raises(UsageError) as caught:
-        kernels.resolve(str(path))
+        resolve.resolve(str(path))
     assert "\n" not in str(caught.value)
 
 
@@ -104,23 +104,23 @@ def test_two_kernels_in_one_folder(tmp_path: Path) -> None:
     for name in ("one", "two"):
         boot_image(tmp_path / "boot" / f"vmlinuz-{name}")
     with pytest.raises(UsageError, match="2 kernels in it"):
-        kernels.resolve(str(tmp_path))
+        resolve.resolve(str(tmp_path))
 
 
 def test_a_tree_that_was_not_built(tmp_path: Path) -> None:
     (tmp_path / "arch/x86").mkdir(parents=True)
     with pytest.raises(UsageError, match="run make in it first"):
-        kernels.resolve(str(tmp_path))
+        resolve.resolve(str(tmp_path))
 
 
 def test_a_build_trees_modules_are_linked_not_written_to(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
-    boot_image(tree / kernels.BZIMAGE)
+    boot_image(tree / resolve.BZIMAGE)
     module = tree / "arch/x86/kvm/kvm.ko"
     module.parent.mkdir(parents=True)
     module.write_bytes(b"")
     before = sorted(tree.rglob("*"))
-    found = kernels.resolve(str(tree))
+    found = resolve.resolve(str(tree))
     assert sorted(tree.rglob("*")) == before
     assert found.modules is not None
     assert (found.modules / "kernel/arch/x86/kvm/kvm.ko").resolve() == module
@@ -139,7 +139,7 @@ def test_modules_are_loaded_after_what_they_need() -> None:
 
 def test_an_overlay_without_the_vendors_module(tmp_path: Path) -> None:
     (tmp_path / "kvm.ko").touch()
-    kernel = kernels.Kernel("k", "k", tmp_path, None, RELEASE)
+    kernel = resolve.Kernel("k", "k", tmp_path, None, RELEASE)
     with pytest.raises(UsageError, match=r"no module kvm_amd; name the folder of kvm\.ko and"):
         modules.prepare(kernel, {"kvm": {}, "kvm_amd": {}}, tmp_path, tmp_path)
 
@@ -166,5 +166,5 @@ def test_a_folder_is_made_once_and_whole(tmp_path: Path) -> None:
 def test_an_image_is_booted_as_it_is_where_qemu_cannot_enter_it(tmp_path: Path) -> None:
     elf = tmp_path / "vmlinux"
     elf.write_bytes(b"\x7fELF" + bytes(64))
-    kernel = kernels.Kernel("k", "k", elf, None, RELEASE)
-    assert kernels.bootable(kernel) == elf
+    kernel = resolve.Kernel("k", "k", elf, None, RELEASE)
+    assert resolve.bootable(kernel) == elf

@@ -15,7 +15,8 @@ import pytest
 
 from kvmharness import cache
 from kvmharness.errors import LabLost
-from kvmharness.lab import boot, kernels, machines, runs, variants
+from kvmharness.kernel import resolve, variants
+from kvmharness.lab import boot, machines, runs
 from kvmharness.lab.machines import TCG_SVM
 from kvmharness.lab.runs import Plan, Target
 from kvmharness.model import runfile
@@ -115,11 +116,11 @@ def measure(target: Target, machine: machines.MachineKind = TCG_SVM) -> runs.Res
 
 
 @pytest.fixture
-def cured() -> kernels.Kernel:
-    return kernels.resolve(newest(CURED))
+def cured() -> resolve.Kernel:
+    return resolve.resolve(newest(CURED))
 
 
-def test_a_variant_that_the_kernel_cannot_do_is_skipped(cured: kernels.Kernel) -> None:
+def test_a_variant_that_the_kernel_cannot_do_is_skipped(cured: resolve.Kernel) -> None:
     @dataclasses.dataclass(frozen=True)
     class Impossible(variants.Variant):
         def parameters(self, vendor: str) -> dict[str, dict[str, str]]:
@@ -130,14 +131,14 @@ def test_a_variant_that_the_kernel_cannot_do_is_skipped(cured: kernels.Kernel) -
     assert result.run is None
 
 
-def test_a_cpu_without_svm_is_lost(cured: kernels.Kernel) -> None:
+def test_a_cpu_without_svm_is_lost(cured: resolve.Kernel) -> None:
     without = dataclasses.replace(TCG_SVM, cpu="EPYC,-svm")
     result = measure(Target(cured, variants.parse("default")), without)
     assert result.lost is not None
     assert "kvm_amd: insmod" in str(result.lost)
 
 
-def test_a_kernel_that_panics_is_lost_with_its_console(cured: kernels.Kernel) -> None:
+def test_a_kernel_that_panics_is_lost_with_its_console(cured: resolve.Kernel) -> None:
     alone = dataclasses.replace(cured, modules=None)  # no 9p: it cannot mount its root
     result = measure(Target(alone, variants.parse("default")))
     assert result.lost is not None
@@ -146,7 +147,7 @@ def test_a_kernel_that_panics_is_lost_with_its_console(cured: kernels.Kernel) ->
 
 
 def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
-    cured: kernels.Kernel, tmp_path: Path
+    cured: resolve.Kernel, tmp_path: Path
 ) -> None:
     assert cured.modules is not None
     (tmp_path / "modules.dep").write_text("kernel/fs/9p/9p.ko:\n")
@@ -159,7 +160,7 @@ def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
     assert found[targets[1]].run is not None
 
 
-def booted(cured: kernels.Kernel, command: str, **options: object) -> Iterator[Path]:
+def booted(cured: resolve.Kernel, command: str, **options: object) -> Iterator[Path]:
     with runs.Workshop() as workshop:
         folder = workshop.job()
         boot.Runner().run(
@@ -169,7 +170,7 @@ def booted(cured: kernels.Kernel, command: str, **options: object) -> Iterator[P
         yield folder
 
 
-def test_a_boot_that_hangs_is_lost(cured: kernels.Kernel) -> None:
+def test_a_boot_that_hangs_is_lost(cured: resolve.Kernel) -> None:
     stopped = dataclasses.replace(TCG_SVM, options=(*TCG_SVM.options, "-S"))
     with runs.Workshop() as workshop:
         folder = workshop.job()
@@ -179,7 +180,7 @@ def test_a_boot_that_hangs_is_lost(cured: kernels.Kernel) -> None:
         assert not [line for line in machines_running() if str(folder) in line]
 
 
-def test_a_user_who_is_not_root_boots_too(cured: kernels.Kernel, tmp_path: Path) -> None:
+def test_a_user_who_is_not_root_boots_too(cured: resolve.Kernel, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("it is so in every other test")
     # With a cache and a home of its own, which nobody may write.
@@ -223,7 +224,7 @@ def readable_by_others(*paths: Path) -> bool:
     return all(folder.stat().st_mode & 0o005 == 0o005 for folder in folders)
 
 
-def test_the_hosts_files_are_read_only(cured: kernels.Kernel, tmp_path: Path) -> None:
+def test_the_hosts_files_are_read_only(cured: resolve.Kernel, tmp_path: Path) -> None:
     probe = tmp_path / "probe"
     there = f"/{boot.HOST}{probe}"
     command = (

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from kvmharness.errors import UsageError
-from kvmharness.lab import packages
-from kvmharness.lab.packages import Offer
+from kvmharness.kernel import debian
+from kvmharness.kernel.debian import Offer
 
 TARGETS = (
     "Debian\tmirror://one/debian/\nDebian\tmirror://two/debian/\n"
@@ -39,20 +39,20 @@ linux-image-5.10.0-30-amd64 | 5.10.218-1 | mirror://one/debian bullseye/main amd
     ],
 )
 def test_names(name: str, is_kernel: bool) -> None:
-    assert packages.is_kernel_package(name) == is_kernel
+    assert debian.is_kernel_package(name) == is_kernel
 
 
 def test_the_mirror_is_the_first_that_apts_own_sources_name() -> None:
-    assert packages.mirrors(TARGETS) == ("mirror://one/debian/", "mirror://one/security/")
+    assert debian.mirrors(TARGETS) == ("mirror://one/debian/", "mirror://one/security/")
 
 
 def test_a_system_without_debians_archive() -> None:
     with pytest.raises(UsageError, match="no Debian archive among this system's sources; name"):
-        packages.mirrors("Ubuntu\tmirror://one/ubuntu/\n")
+        debian.mirrors("Ubuntu\tmirror://one/ubuntu/\n")
 
 
 def test_offers_come_once() -> None:
-    assert packages.parse_offers(MADISON) == [
+    assert debian.parse_offers(MADISON) == [
         Offer("linux-image-6.1.0-56-amd64", "6.1.192-2", "bookworm-security"),
         Offer("linux-image-5.10.0-30-amd64", "5.10.218-1", "bullseye"),
     ]
@@ -62,15 +62,15 @@ def test_a_host_without_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UsageError, match="this system has no apt"):
-        packages.offers()
+        debian.offers()
     with pytest.raises(UsageError, match="this system has no apt"):
-        packages.fetch("linux-image-6.1.0-56-amd64", lambda debs, into: None)
+        debian.fetch("linux-image-6.1.0-56-amd64", lambda debs, into: None)
 
 
 def test_what_was_fetched_needs_no_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     name = "linux-image-6.1.0-56-amd64"
-    packages.place(name).mkdir()
-    assert packages.fetch(name, lambda debs, into: None) == packages.place(name)
-    assert packages.fetched() == [name]
+    debian.place(name).mkdir()
+    assert debian.fetch(name, lambda debs, into: None) == debian.place(name)
+    assert debian.fetched() == [name]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import roles
-from kvmharness.kernelfile import KernelFile
-from kvmharness.roles import CURE, SIBLINGS, Facts, Version
+from kvmharness.kernel import roles
+from kvmharness.kernel.image import KernelFile
+from kvmharness.kernel.roles import CURE, SIBLINGS, Facts, Version
 from tests.test_btf import Writer, role_btf
 
 V5_10 = Version(5, 10, 218, "5.10.218")

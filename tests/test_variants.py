@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvmharness.errors import UsageError
-from kvmharness.lab import variants
+from kvmharness.kernel import variants
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,13 @@ def runs_of(named: Sequence[str], variant: str, chosen: Sequence[Case]) -> list[
 
     Raises LabLost for the first that was lost, Unavailable for one that cannot do the variant.
     """
-    from kvmharness.lab import kernels, machines, runs, variants, watching
+    from kvmharness.kernel import resolve, variants
+    from kvmharness.lab import machines, runs, watching
 
     machines.check_tools()
     kind = machines.choose(None)
     asked = variants.parse(variant)
-    targets = [runs.Target(kernels.resolve(name), asked) for name in named]
+    targets = [runs.Target(resolve.resolve(name), asked) for name in named]
     plan = runs.Plan(chosen, lab.settings(kind), None, kind, None, None)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with watching.watch(targets) as progress:

@@ -23,7 +23,7 @@ def doctor(kernel: Path | None) -> None:
     Example: kvmharness doctor --kernel linux-image-6.1.0-49-amd64.deb
     """
     from kvmharness import doctor as examination
-    from kvmharness import roles
+    from kvmharness.kernel import roles
 
     if kernel:
         for line in examination.describe(roles.of_path(kernel)):

@@ -20,10 +20,10 @@ def list_(text: str) -> None:
 
     Example: kvmharness kernels list 6.12
     """
-    from kvmharness.lab import packages
+    from kvmharness.kernel import debian
 
-    here = set(packages.fetched())
-    for offer in packages.offers():
+    here = set(debian.fetched())
+    for offer in debian.offers():
         if text in offer.name:
             mark = "fetched" if offer.name in here else ""
             click.echo(f"{offer.name:36} {offer.version:24} {offer.suite:20} {mark}".rstrip())
@@ -37,15 +37,15 @@ def fetch(name: tuple[str, ...]) -> None:
     Example: kvmharness kernels fetch linux-image-6.1.0-56-amd64
     """
     from kvmharness import errors
-    from kvmharness.lab import kernels as known
-    from kvmharness.lab import packages
+    from kvmharness.kernel import debian
+    from kvmharness.kernel import resolve as known
 
     for one in name:
-        if not packages.is_kernel_package(one):
+        if not debian.is_kernel_package(one):
             raise errors.UsageError(
                 f"kernel {one}: no kernel package's name; `kvmharness kernels list` shows them"
             )
-        click.echo(packages.fetch(one, known.unpack))
+        click.echo(debian.fetch(one, known.unpack))
 
 
 @kernels.command()
@@ -55,8 +55,9 @@ def show(kernel: str) -> None:
 
     Example: kvmharness kernels show linux-image-6.1.0-56-amd64
     """
-    from kvmharness import doctor, roles
-    from kvmharness.lab import kernels as known
+    from kvmharness import doctor
+    from kvmharness.kernel import resolve as known
+    from kvmharness.kernel import roles
 
     found = known.resolve(kernel)
     click.echo(f"release: {found.release}")

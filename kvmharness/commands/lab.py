@@ -114,8 +114,9 @@ def lab(
     Example: kvmharness lab linux-image-6.1.0-56-amd64 --variant tdp --variant shadow -o runs
     """
     from kvmharness.commands import settle
-    from kvmharness.lab import kernels, machines, runs
-    from kvmharness.lab import variants as known
+    from kvmharness.kernel import resolve
+    from kvmharness.kernel import variants as known
+    from kvmharness.lab import machines, runs
     from kvmharness.model import cases, suites
 
     machines.check_tools()
@@ -127,7 +128,7 @@ def lab(
     )
     chosen_settings = settings(kind, vms, samples, iterations, precision, timeout)
     wanted = [known.parse(text) for text in variants or ("default",)]
-    targets = [runs.Target(kernels.resolve(name), v) for name in kernel for v in wanted]
+    targets = [runs.Target(resolve.resolve(name), v) for name in kernel for v in wanted]
     runs.check_labels(targets)
     if output:
         runs.check_folder(output)

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import IO
 
 from kvmharness.errors import LabLost, UsageError
-from kvmharness.lab import kernels
+from kvmharness.kernel import resolve
+from kvmharness.kernel.resolve import Kernel
 from kvmharness.lab.job import PROGRESS
-from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import QEMU, MachineKind
 
 MEMORY_MIB = 1024
@@ -73,7 +73,7 @@ def _stage(boot: Boot) -> Path:
     stage = boot.folder / "kernel"
     image = stage / "boot" / f"vmlinux-{boot.kernel.release}"
     image.parent.mkdir(parents=True)
-    image.symlink_to(kernels.bootable(boot.kernel).absolute())
+    image.symlink_to(resolve.bootable(boot.kernel).absolute())
     modules = stage / "lib/modules"
     modules.mkdir(parents=True)
     if boot.kernel.modules:

@@ -16,10 +16,11 @@ import msgspec
 
 from kvmharness import collecting, host
 from kvmharness.errors import HarnessError
+from kvmharness.kernel import variants
+from kvmharness.kernel.variants import Module
 from kvmharness.kvm import fds
 from kvmharness.kvm.fds import System
-from kvmharness.lab import variants
-from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Module, Outcome
+from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Outcome
 from kvmharness.measure import Session
 from kvmharness.model import run, runfile
 from kvmharness.model.run import Run, Settings

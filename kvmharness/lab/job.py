@@ -6,18 +6,11 @@ from typing import Literal
 
 import msgspec
 
+from kvmharness.kernel.variants import Module
 from kvmharness.model.cases import Case
 from kvmharness.model.run import Clock, Roles, Settings
 
 JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
-
-
-class Module(msgspec.Struct, frozen=True):
-    """A kernel module to load: its name, the file's name beside the job, its parameters."""
-
-    name: str
-    file: str
-    parameters: dict[str, str]
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kvmharness import host
 from kvmharness.errors import Unavailable, UsageError
-from kvmharness.lab import kernels
+from kvmharness.kernel import resolve
 from kvmharness.model.run import Clock
 
 QEMU = "qemu-system-x86_64"
@@ -89,7 +89,7 @@ def _busybox_will_do() -> bool:
 
 def check_tools() -> None:
     """Raise UsageError, naming Debian's packages, where a tool of the lab's is missing."""
-    path = kernels.search_path()
+    path = resolve.search_path()
     needed = {
         QEMU: "qemu-system-x86",
         "busybox": "busybox-static",

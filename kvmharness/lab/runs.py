@@ -18,14 +18,15 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import cache, files, host, kernelfile, roles, summary
+from kvmharness import cache, files, host, summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
-from kvmharness.lab import boot, kernels, machines, modules, pack
+from kvmharness.kernel import image, modules, resolve, roles
+from kvmharness.kernel.resolve import Kernel
+from kvmharness.kernel.variants import Variant
+from kvmharness.lab import boot, machines, pack
 from kvmharness.lab.boot import Boot, Runner
 from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
-from kvmharness.lab.kernels import Kernel
 from kvmharness.lab.machines import MachineKind
-from kvmharness.lab.variants import Variant
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.run import L0, Lab, Roles, Run, Settings
@@ -116,7 +117,7 @@ def _roles(kernel: Kernel, overlay: Path | None) -> Roles:
     own = kernel.modules / modules.PLACE if kernel.modules else None
     place = overlay or own
     files = sorted(place.glob("kvm.ko*"))[:1] if place else []
-    return roles.roles_of(kernelfile.read_files([*files, kernel.image], kernel.named))
+    return roles.roles_of(image.read_files([*files, kernel.image], kernel.named))
 
 
 class Workshop:
@@ -232,7 +233,7 @@ def measure(
     any is booted, for a kernel whose files are not whole.
     """
     for target in targets:
-        kernels.bootable(target.kernel)
+        resolve.bootable(target.kernel)
         _roles(target.kernel, plan.kvm_modules)
     runner = Runner()
 

@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvmharness.btf import Btf, BtfError, has_string, is_split
+from kvmharness.kernel.btf import Btf, BtfError, has_string, is_split
 from kvmharness.model.run import Evidence, Finding, Roles
 
 if TYPE_CHECKING:
-    from kvmharness.kernelfile import KernelFile
+    from kvmharness.kernel.image import KernelFile
 
 BTF = Path("/sys/kernel/btf")
 KALLSYMS = Path("/proc/kallsyms")
@@ -255,7 +255,7 @@ def _read(path: Path) -> bytes | None:
 def running() -> Roles:
     """Return what the running kernel tells, in about 0.3 s; evidence it lacks is skipped."""
     # Not for whoever is told the answer, as a lab is: this import is a tenth of all it does.
-    from kvmharness.kernelfile import KernelFile  # noqa: PLC0415
+    from kvmharness.kernel.image import KernelFile  # noqa: PLC0415
 
     uname = os.uname()
     text = _read(KALLSYMS)
@@ -276,6 +276,6 @@ def of_path(path: Path | str) -> Roles:
 
     Raises UsageError where it cannot be read as one.
     """
-    from kvmharness import kernelfile  # noqa: PLC0415 - as above
+    from kvmharness.kernel import image  # noqa: PLC0415 - as above
 
-    return roles_of(kernelfile.read(Path(path)))
+    return roles_of(image.read(Path(path)))

@@ -5,12 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from kvmharness.errors import UsageError
 
 Parameters = Mapping[str, Mapping[str, str]]
 
 # Two-dimensional paging, by vendor module.
 PAGING = {"kvm_amd": "npt", "kvm_intel": "ept"}
+
+
+class Module(msgspec.Struct, frozen=True):
+    """A kernel module to load: its name, the file's name beside the job, its parameters."""
+
+    name: str
+    file: str
+    parameters: dict[str, str]
 
 
 @dataclass(frozen=True)

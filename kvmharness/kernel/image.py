@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
 from kvmharness.errors import UsageError
-from kvmharness.unpacking import LIMIT, Image, unpacker
+from kvmharness.kernel.unpacking import LIMIT, Image, unpacker
 
 T = TypeVar("T")
 

@@ -18,9 +18,11 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
-from kvmharness import cache, kernelfile
+from kvmharness import cache
 from kvmharness.errors import UsageError
-from kvmharness.lab import packages
+from kvmharness.kernel import debian
+from kvmharness.kernel.image import boot_version, packed_vmlinux
+from kvmharness.kernel.image import read as read_image
 
 WHAT_TO_NAME = (
     "name a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed "
@@ -103,8 +105,8 @@ def _mapped(image: Path) -> Iterator[mmap.mmap]:
 def _release(image: Path) -> str:
     """Return the release of a bzImage or vmlinux.  Raises UsageError if it is neither."""
     with _mapped(image) as data:
-        version = kernelfile.boot_version(data, str(image))
-    release = version.split(" ")[0] if version is not None else kernelfile.read(image).release
+        version = boot_version(data, str(image))
+    release = version.split(" ")[0] if version is not None else read_image(image).release
     if not release:
         raise UsageError(f"kernel {image}: it does not say its release; {WHAT_TO_NAME}")
     return release
@@ -188,9 +190,9 @@ def resolve(named: str) -> Kernel:
             return _of_image(named, installed)
     except OSError as error:
         raise UsageError(f"kernel {named}: {error.strerror}; {WHAT_TO_NAME}") from None
-    if "/" in named or not packages.is_kernel_package(named):
+    if "/" in named or not debian.is_kernel_package(named):
         raise UsageError(f"kernel {named}: no such file, version or package; {WHAT_TO_NAME}")
-    return _of_folder(named, packages.fetch(named, unpack))
+    return _of_folder(named, debian.fetch(named, unpack))
 
 
 def _has_pvh_entry(vmlinux: bytes) -> bool:
@@ -213,9 +215,9 @@ def bootable(kernel: Kernel) -> Path:
 
     def make(into: Path) -> None:
         with _mapped(kernel.image) as data:
-            if kernelfile.boot_version(data, kernel.image.name) is None:
+            if boot_version(data, kernel.image.name) is None:
                 return
-            vmlinux = kernelfile.packed_vmlinux(data, kernel.image.name)
+            vmlinux = packed_vmlinux(data, kernel.image.name)
         if _has_pvh_entry(vmlinux):
             (into / name).write_bytes(vmlinux)
 

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from kvmharness import cache
 from kvmharness.errors import LabLost, UsageError
-from kvmharness.kernelfile import module_bytes
-from kvmharness.lab.job import Module
-from kvmharness.lab.kernels import Kernel
-from kvmharness.lab.variants import Parameters
+from kvmharness.kernel.image import module_bytes
+from kvmharness.kernel.resolve import Kernel
+from kvmharness.kernel.variants import Module, Parameters
 
 PLACE = "kernel/arch/x86/kvm"
 
