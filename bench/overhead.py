@@ -17,9 +17,9 @@ import time
 from importlib.resources import files
 from pathlib import Path
 
-from kvmharness import guest
+from kvmharness.guest import state
+from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.machine import Machine
 from kvmharness.measure import calibrate, pinned
 from kvmharness.model.cases import Case
 
@@ -33,7 +33,7 @@ TARGET_MS = 1.0
 def bare(program: Path, case: Case, cpu: int, iterations: int) -> tuple[list[int], list[int]]:
     """Run the C program; return the nanoseconds a VM cost, and all samples in ticks."""
     blob = Path(str(files("kvmharness"))) / "blobs" / f"{case.guest}.bin"
-    entry = guest.blob(case.guest).symbols[f"op_{case.op}"]
+    entry = state.blob(case.guest).symbols[f"op_{case.op}"]
     numbers = (entry, case.guest, cpu, iterations, SAMPLES, VMS)
     done = subprocess.run(
         [program, blob, *map(str, numbers)], capture_output=True, text=True, check=True
@@ -42,9 +42,9 @@ def bare(program: Path, case: Case, cpu: int, iterations: int) -> tuple[list[int
     return [row[0] + row[1] for row in rows], [x for row in rows for x in row[2:]]
 
 
-def without_proof(name: str) -> guest.Blob:
+def without_proof(name: str) -> state.Blob:
     """Return the guest's blob as bare.c runs it: straight into the op, with no proof before."""
-    blob = guest.blob(name)
+    blob = state.blob(name)
     kept = {s: at for s, at in blob.symbols.items() if not s.startswith("prove_")}
     return dataclasses.replace(blob, symbols=kept)
 
@@ -56,20 +56,20 @@ def harness(system: System, case: Case, cpu: int, iterations: int) -> tuple[list
     with pinned(cpu):
         for _ in range(VMS):
             begin = time.monotonic_ns()
-            machine = Machine(system, case, blob=blob)
+            guest = GuestVm(system, case, blob=blob)
             created = time.monotonic_ns() - begin
-            machine.measure(iterations, 1)
-            ticks += machine.measure(iterations, SAMPLES).ticks
+            guest.measure(iterations, 1)
+            ticks += guest.measure(iterations, SAMPLES).ticks
             begin = time.monotonic_ns()
-            machine.close()
+            guest.close()
             costs.append(created + time.monotonic_ns() - begin)
     return costs[1:], ticks[SAMPLES:]
 
 
 def compare(system: System, program: Path, case: Case, cpu: int) -> tuple[float, float]:
     """Return the medians over ROUNDS of harness / bare: per op, and per VM."""
-    with pinned(cpu), Machine(system, case) as machine:
-        iterations = calibrate(machine, TARGET_MS)
+    with pinned(cpu), GuestVm(system, case) as guest:
+        iterations = calibrate(guest, TARGET_MS)
     per_op, per_vm = [], []
     for turn in range(ROUNDS):
         if turn % 2:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
-from kvmharness import __version__, guest, host
+from kvmharness import __version__, host
 from kvmharness.count import Counting
+from kvmharness.guest import state
 from kvmharness.kvm.fds import System
 from kvmharness.measure import Session
 from kvmharness.model import run
@@ -25,7 +26,7 @@ def begin(
 
     `found` is the kernel's MMU-role code where that is known already.
     """
-    blobs = {result.guest: guest.blob(result.guest).sha256 for result in session.results}
+    blobs = {result.guest: state.blob(result.guest).sha256 for result in session.results}
     return Run(
         schema=run.SCHEMA,
         started=run.timestamp(),

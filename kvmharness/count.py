@@ -14,9 +14,9 @@ from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, ExitReasons
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
+from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.machine import Machine
-from kvmharness.measure import Opener, open_machine
+from kvmharness.measure import Opener, open_guest
 from kvmharness.model.cases import Case
 from kvmharness.model.counters import of
 from kvmharness.model.run import CaseResult, Settings, condemn, per_op
@@ -30,7 +30,7 @@ class Counting:
     `absent` names what no case will have, with the reason.
     """
 
-    def __init__(self, system: System, settings: Settings, opener: Opener = open_machine) -> None:
+    def __init__(self, system: System, settings: Settings, opener: Opener = open_guest) -> None:
         self._system = system
         self._settings = settings
         self._opener = opener
@@ -93,10 +93,10 @@ class Counting:
     def _add(self, case: Case, result: CaseResult, wanted: Sequence[perf.Event]) -> None:
         iterations = result.iterations or 1
         with (
-            self._warm(case, iterations) as machine,
-            closing(PerfStat(wanted, threads=machine.thread_ids)) as stat,
+            self._warm(case, iterations) as guest,
+            closing(PerfStat(wanted, threads=guest.thread_ids)) as stat,
         ):
-            measured = machine.measure(iterations, SAMPLES, [stat])
+            measured = guest.measure(iterations, SAMPLES, [stat])
             ops = iterations * len(measured.ticks)
             result.counters.update(per_op(measured.counts, ops))
             result.absent.update(stat.absent)
@@ -108,19 +108,19 @@ class Counting:
         if self._reasons is None:
             self._reasons = self._stack.enter_context(closing(ExitReasons()))
         reasons = self._reasons
-        with self._warm(case, iterations) as machine:
-            reasons.watch(machine.thread_ids)
-            measured = machine.measure(iterations, 1, [reasons])
+        with self._warm(case, iterations) as guest:
+            reasons.watch(guest.thread_ids)
+            measured = guest.measure(iterations, 1, [reasons])
             result.exit_reasons = per_op(measured.counts, iterations * len(measured.ticks))
             if reasons.failure:
                 result.absent["exit_reasons"] = reasons.failure
 
     @contextmanager
-    def _warm(self, case: Case, iterations: int) -> Iterator[Machine]:
+    def _warm(self, case: Case, iterations: int) -> Iterator[GuestVm]:
         """Open a VM for the case that has run it before."""
-        with self._opener(self._system, case, self._settings) as machine:
-            machine.measure(min(iterations, MOST_OPS), 1)
-            yield machine
+        with self._opener(self._system, case, self._settings) as guest:
+            guest.measure(min(iterations, MOST_OPS), 1)
+            yield guest
 
     def close(self) -> None:
         """Remove the probes."""

@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvmharness.guest.paging import page_size
 from kvmharness.kvm.fds import System
 from kvmharness.model.cases import OPS, PAGED, Case
-from kvmharness.paging import page_size
 
 MEMINFO = Path("/proc/meminfo")
 # What a case's memory may take of what is available: others live here too.

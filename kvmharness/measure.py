@@ -16,9 +16,9 @@ from pathlib import Path
 from kvmharness.counters.kvmstats import PREFIX, KvmStats
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect, UsageError
 from kvmharness.feasible import limits, why_not
+from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm
 from kvmharness.host import vendor_module
 from kvmharness.kvm.fds import System
-from kvmharness.machine import MAX_ITERATIONS, PROOF_ITERATIONS, Machine
 from kvmharness.model.cases import Case
 from kvmharness.model.run import UNITS, CaseResult, Clock, Disturbance, Settings, condemn, per_op
 
@@ -28,10 +28,10 @@ GROWTH = 16
 # Before any thread is pinned.
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
 
-Opener = Callable[[System, Case, Settings], Machine]
+Opener = Callable[[System, Case, Settings], GuestVm]
 
 
-def open_machine(system: System, case: Case, settings: Settings) -> Machine:
+def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
     """Create the VM that a case describes, its vCPUs' threads on the CPUs after `cpu`."""
     cpus: list[int] = []
     if settings.cpu is not None and case["vcpus"] > 1:
@@ -39,7 +39,7 @@ def open_machine(system: System, case: Case, settings: Settings) -> Machine:
         cpus = [settings.cpu, *others]
     # No more ops than a sample has, where somebody chose few: they may be dear.
     proof_iterations = min(PROOF_ITERATIONS, (settings.iterations or PROOF_ITERATIONS) | 1)
-    return Machine(
+    return GuestVm(
         system, case, timeout_s=settings.timeout_s, cpus=cpus, proof_iterations=proof_iterations
     )
 
@@ -130,12 +130,12 @@ def _add_disturbance(total: Disturbance, before: Disturbance, after: Disturbance
     )
 
 
-def calibrate(machine: Machine, target_ms: float) -> int:
+def calibrate(guest: GuestVm, target_ms: float) -> int:
     """Return the iterations that make one sample last about `target_ms` milliseconds."""
-    target = target_ms * machine.tsc_khz
+    target = target_ms * guest.tsc_khz
     iterations = FIRST_ITERATIONS
     while True:
-        ticks = max(machine.measure(iterations, 1).ticks[0], 1)
+        ticks = max(guest.measure(iterations, 1).ticks[0], 1)
         if ticks * 2 >= target or iterations == MAX_ITERATIONS:
             return max(1, min(round(iterations * target / ticks), MAX_ITERATIONS))
         # Far off, a short sample says little: grow towards the target, never past twice it.
@@ -143,40 +143,40 @@ def calibrate(machine: Machine, target_ms: float) -> int:
         iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
 
 
-def _per_tick(machine: Machine, result: CaseResult) -> float:
+def _per_tick(guest: GuestVm, result: CaseResult) -> float:
     """Return what one tick of the guest's TSC is in the result's unit.
 
     An emulated machine that counts instructions has them for ticks: nothing is to be scaled.
     """
     if result.unit == UNITS["insn"]:
         return 1.0
-    result.tsc_khz = machine.tsc_khz
-    return 1e6 / machine.tsc_khz
+    result.tsc_khz = guest.tsc_khz
+    return 1e6 / guest.tsc_khz
 
 
-def _one_vm(machine: Machine, account: _Account, settings: Settings, vm: int) -> None:
+def _one_vm(guest: GuestVm, account: _Account, settings: Settings, vm: int) -> None:
     """Warm a fresh VM up, take its samples, and add all to the account."""
     result = account.result
-    attempts = machine.prove()
+    attempts = guest.prove()
     if attempts is not None:
         result.proof = (result.proof or 0) + attempts
     if result.iterations is None:
-        result.iterations = settings.iterations or calibrate(machine, settings.target_ms)
+        result.iterations = settings.iterations or calibrate(guest, settings.target_ms)
     iterations = result.iterations
-    machine.measure(iterations, 1)
-    with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
+    guest.measure(iterations, 1)
+    with closing(KvmStats(guest.vm, guest.vcpus)) as stats:
         before = _disturbance(settings.cpu)
-        measured = machine.measure(iterations, settings.samples_per_vm, [stats])
+        measured = guest.measure(iterations, settings.samples_per_vm, [stats])
         after = _disturbance(settings.cpu)
         if stats.absent:
             result.absent[f"{PREFIX}*"] = stats.absent
     result.disturbed = _add_disturbance(result.disturbed, before, after)
-    per_tick = _per_tick(machine, result)
+    per_tick = _per_tick(guest, result)
     result.samples += [round(t * per_tick / iterations, 4) for t in measured.ticks]
     result.vms += [vm] * len(measured.ticks)
-    if len(machine.vcpus) > 1:
+    if len(guest.vcpus) > 1:
         per_vm = settings.samples_per_vm
-        result.vcpus += [n for n in range(len(machine.vcpus)) for _ in range(per_vm)]
+        result.vcpus += [n for n in range(len(guest.vcpus)) for _ in range(per_vm)]
     account.ops += iterations * len(measured.ticks)
     for name, count in measured.counts.items():
         account.counts[name] = account.counts.get(name, 0) + count
@@ -194,7 +194,7 @@ class Session:
         system: System,
         cases: Sequence[Case],
         settings: Settings,
-        opener: Opener = open_machine,
+        opener: Opener = open_guest,
         clock: Clock = "tsc",
     ) -> None:
         self._system = system
@@ -245,8 +245,8 @@ class Session:
     def _measure_one(self, account: _Account) -> None:
         settings = self._settings
         try:
-            with self._opener(self._system, account.case, settings) as machine:
-                _one_vm(machine, account, settings, self._rounds)
+            with self._opener(self._system, account.case, settings) as guest:
+                _one_vm(guest, account, settings, self._rounds)
         except Infeasible as error:
             account.result.skipped = str(error)
         except KvmIncorrect as error:

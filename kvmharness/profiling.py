@@ -10,8 +10,8 @@ from kvmharness.analysis.profile import Profiled, difference
 from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
+from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.machine import MAX_ITERATIONS, Machine
 from kvmharness.measure import calibrate
 from kvmharness.model.cases import Case, select
 
@@ -31,11 +31,11 @@ def _measure(
 
     Returns it, its counts and the ops of all vCPUs.
     """
-    with Machine(system, case, timeout_s=timeout_s) as machine:
-        short = calibrate(machine, WARM_UP_MS)
+    with GuestVm(system, case, timeout_s=timeout_s) as guest:
+        short = calibrate(guest, WARM_UP_MS)
         iterations = min(max(1, round(short * seconds * 1000 / WARM_UP_MS)), MAX_ITERATIONS)
-        with closing(attach(machine.thread_ids)) as source:
-            measured = machine.measure(iterations, 1, [source])
+        with closing(attach(guest.thread_ids)) as source:
+            measured = guest.measure(iterations, 1, [source])
     if source.failure:
         raise Unavailable(f"perf {case.name}: {source.failure}")
     return source, measured.counts, iterations * len(measured.ticks)

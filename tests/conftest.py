@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kvmharness.errors import Unavailable
-from kvmharness.guest import Blob
+from kvmharness.guest.state import Blob
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
 

@@ -9,9 +9,9 @@ import pytest
 from kvmharness.counters.events import present
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.perf import PerfStat
+from kvmharness.guest.vm import GuestVm
 from kvmharness.host import vendor_module
 from kvmharness.kvm.fds import System
-from kvmharness.machine import Machine
 from kvmharness.model.cases import Case
 from tests.test_perf import needs_perf
 
@@ -35,13 +35,13 @@ def test_statistics_and_tracepoints_agree(system: System, op: str) -> None:
     if pairs is None:
         pytest.skip(f"no pairs are declared for {vendor_module()}")
     events, _ = present()
-    with Machine(system, Case("long64", op)) as machine:
-        machine.measure(10, 1)
+    with GuestVm(system, Case("long64", op)) as guest:
+        guest.measure(10, 1)
         with (
             closing(PerfStat(events)) as stat,
-            closing(KvmStats(machine.vm, machine.vcpus)) as stats,
+            closing(KvmStats(guest.vm, guest.vcpus)) as stats,
         ):
-            counts = machine.measure(OPS, 1, [stat, stats]).counts
+            counts = guest.measure(OPS, 1, [stat, stats]).counts
     assert stat.failure is None
     for statistic, tracepoint in pairs:
         assert counts[statistic] == pytest.approx(counts[tracepoint], abs=SLACK, rel=0.01)
@@ -53,13 +53,13 @@ def test_toggle_on_kvm_pvm_is_emulated_and_looks_its_root_up(system: System) -> 
     if vendor_module() != "kvm_pvm":
         pytest.skip("a statement about kvm_pvm")
     events, _ = present()
-    with Machine(system, Case("long64", "cr0_wp")) as machine:
-        machine.measure(10, 1)
+    with GuestVm(system, Case("long64", "cr0_wp")) as guest:
+        guest.measure(10, 1)
         with (
             closing(PerfStat(events)) as stat,
-            closing(KvmStats(machine.vm, machine.vcpus)) as stats,
+            closing(KvmStats(guest.vm, guest.vcpus)) as stats,
         ):
-            counts = machine.measure(OPS, 1, [stat, stats]).counts
+            counts = guest.measure(OPS, 1, [stat, stats]).counts
     assert counts["kvm:kvm_exit"] == 0
     assert counts["kvmmmu:kvm_mmu_get_page[created==0]"] == pytest.approx(OPS, rel=0.01)
     assert counts["kvmmmu:kvm_mmu_get_page[created==1]"] <= SLACK

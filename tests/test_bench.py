@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import guest
+from kvmharness.guest import state
 
 BENCH = Path(__file__).parents[1] / "bench"
 BARE = BENCH / "bare.c"
@@ -24,7 +24,7 @@ def test_bare_c_measures_the_same_blob(tmp_path: Path, name: str) -> None:
     compiler = ["cc", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(program), str(BARE)]
     subprocess.run(compiler, check=True)
     blob = Path(str(files("kvmharness"))) / "blobs" / f"{name}.bin"
-    entry = guest.blob(name).symbols["op_cr0_wp"]
+    entry = state.blob(name).symbols["op_cr0_wp"]
     cpu = max(os.sched_getaffinity(0))
     arguments = [str(x) for x in (blob, entry, name, cpu, 100, 4, 2)]
     done = subprocess.run(

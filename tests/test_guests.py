@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import guest
+from kvmharness.guest import state
 from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import GUESTS, OPS, PAGED
 
@@ -103,7 +103,7 @@ def test_loops_begin_on_a_cache_line(name: str, op: str) -> None:
 
 @pytest.mark.parametrize("name", GUESTS)
 def test_blob_is_what_the_index_says_and_fits(name: str) -> None:
-    blob = guest.blob(name)
+    blob = state.blob(name)
     row = json.loads((BLOBS / "index.json").read_text())[name]
     assert blob.sha256 == row["sha256"]
     ops = {f"op_{op.name}" for op in OPS if name in op.guests}

@@ -16,15 +16,15 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"
 # Data flows down this list: a module imports only from those above it.
 ORDER = """
     errors text cache files analysis analysis.profile model model.counters model.cases
-    model.suites kvm kvm.raw kvm.exits kvm.fds paging guest proof threads model.run
-    model.runfile kernel kernel.btf kernel.unpacking kernel.image kernel.roles host counters
-    counters.source counters.kvmstats counters.perf counters.events counters.functions
-    counters.reasons counters.profile machine feasible measure count collecting lab
-    kernel.variants lab.job lab.inside profiling classify stats summary running runfiles tables
-    curves distributions ratios differences explain compare compare_table expectations doctor
-    export export.outcome export.csv export.pyperf export.junit export.ktap report report.svg
-    report.axes report.figures report.hosts report.page kernel.debian kernel.resolve
-    kernel.modules lab.machines lab.boot lab.pack lab.runs lab.watching commands
+    model.suites kvm kvm.raw kvm.exits kvm.fds guest guest.paging guest.state guest.wx_check
+    guest.vcpu_threads model.run model.runfile kernel kernel.btf kernel.unpacking kernel.image
+    kernel.roles host counters counters.source counters.kvmstats counters.perf counters.events
+    counters.functions counters.reasons counters.profile guest.vm feasible measure count
+    collecting lab kernel.variants lab.job lab.inside profiling classify stats summary running
+    runfiles tables curves distributions ratios differences explain compare compare_table
+    expectations doctor export export.outcome export.csv export.pyperf export.junit export.ktap
+    report report.svg report.axes report.figures report.hosts report.page kernel.debian
+    kernel.resolve kernel.modules lab.machines lab.boot lab.pack lab.runs lab.watching commands
     commands.options commands.completion commands.settle commands.run commands.lab
     commands.booting commands.kernels commands.show commands.compare commands.check
     commands.report commands.export commands.perf commands.doctor cli __main__

@@ -10,18 +10,18 @@ import pytest
 
 from kvmharness.counters.kvmstats import Debugfs, KvmStats, StatsFd
 from kvmharness.errors import KvmError
+from kvmharness.guest.vm import GuestVm
 from kvmharness.host import vendor_module
 from kvmharness.kvm.fds import System, Vcpu, Vm
-from kvmharness.machine import Machine
 from kvmharness.model.cases import Case
 
 
 def counted(system: System, op: str, iterations: int) -> dict[str, int]:
     """Return KVM's statistics over two samples of an op."""
-    with Machine(system, Case("long64", op)) as machine:
-        machine.measure(10, 1)
-        with closing(KvmStats(machine.vm, machine.vcpus)) as stats:
-            counts = machine.measure(iterations, 2, [stats]).counts
+    with GuestVm(system, Case("long64", op)) as guest:
+        guest.measure(10, 1)
+        with closing(KvmStats(guest.vm, guest.vcpus)) as stats:
+            counts = guest.measure(iterations, 2, [stats]).counts
     assert stats.absent is None
     return counts
 
@@ -52,8 +52,8 @@ def test_cpuid_exits_on_vmx_and_svm(system: System) -> None:
 def test_histograms_and_present_values_are_left_out(system: System) -> None:
     if not system.check_extension("BINARY_STATS_FD"):
         pytest.skip("this kernel is before 5.14: no KVM_GET_STATS_FD")
-    with Machine(system, Case("long64", "empty")) as machine:
-        reader = StatsFd(machine.vcpus[0])
+    with GuestVm(system, Case("long64", "empty")) as guest:
+        reader = StatsFd(guest.vcpus[0])
         names = reader.read()
         reader.close()
     assert "exits" in names

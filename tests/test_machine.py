@@ -9,12 +9,12 @@ import pytest
 
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError
 from kvmharness.feasible import limits, why_not
-from kvmharness.guest import Blob
+from kvmharness.guest.state import Blob
+from kvmharness.guest.vm import MAX_SAMPLES, GuestVm
 from kvmharness.host import vendor_module
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
-from kvmharness.machine import MAX_SAMPLES, Machine
 from kvmharness.model.cases import PAGED, Case, select
 
 pytestmark = pytest.mark.kvm
@@ -31,10 +31,10 @@ UD2 = b"\x0f\x0b"  # #UD without an IDT: a triple fault
 
 def provoke(system: System, blob: Blob, case: Case = TOGGLE) -> GuestError:
     with (
-        Machine(system, case, timeout_s=LIMIT_S, blob=blob) as machine,
+        GuestVm(system, case, timeout_s=LIMIT_S, blob=blob) as guest,
         pytest.raises(GuestError) as caught,
     ):
-        machine.measure(1, 1)
+        guest.measure(1, 1)
     return caught.value
 
 
@@ -56,28 +56,28 @@ def test_every_case_measures(system: System, name: str) -> None:
     reason = why_not(case, limits(system, vendor_module()))
     if reason:
         pytest.skip(reason)
-    with Machine(system, case) as machine:
+    with GuestVm(system, case) as guest:
         try:
-            proved = machine.prove()
+            proved = guest.prove()
         except Infeasible as error:
             pytest.skip(str(error))
-        measured = machine.measure(50, 3)
+        measured = guest.measure(50, 3)
     assert (proved is not None) == (case.guest in PAGED)
     assert len(measured.ticks) == 3
     assert min(measured.ticks) > 0
 
 
 def test_a_machine_measures_again_with_other_parameters(system: System) -> None:
-    with Machine(system, TOGGLE) as machine:
-        assert len(machine.measure(10, 1).ticks) == 1
-        assert len(machine.measure(3, MAX_SAMPLES).ticks) == MAX_SAMPLES
+    with GuestVm(system, TOGGLE) as guest:
+        assert len(guest.measure(10, 1).ticks) == 1
+        assert len(guest.measure(3, MAX_SAMPLES).ticks) == MAX_SAMPLES
 
 
 def test_longer_samples_take_longer(system: System) -> None:
-    with Machine(system, TOGGLE) as machine:
-        machine.measure(100, 1)
-        short = min(machine.measure(100, 5).ticks)
-        long = min(machine.measure(1000, 5).ticks)
+    with GuestVm(system, TOGGLE) as guest:
+        guest.measure(100, 1)
+        short = min(guest.measure(100, 5).ticks)
+        long = min(guest.measure(1000, 5).ticks)
     assert 3 < long / short < 30
 
 

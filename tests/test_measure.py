@@ -9,9 +9,9 @@ import pytest
 
 from kvmharness import measure
 from kvmharness.errors import UsageError
-from kvmharness.guest import Blob
+from kvmharness.guest.state import Blob
+from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm, Measurement
 from kvmharness.kvm.fds import System
-from kvmharness.machine import MAX_ITERATIONS, Machine, Measurement
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings
 
@@ -42,10 +42,10 @@ class _Clockwork:
 
 @pytest.mark.parametrize("ticks", [0.3, 1, 7, 3000, 1e5])
 def test_calibration_hits_the_target(ticks: float) -> None:
-    machine = _Clockwork(ticks)
-    iterations = measure.calibrate(machine, 3.0)  # type: ignore[arg-type]
+    guest = _Clockwork(ticks)
+    iterations = measure.calibrate(guest, 3.0)  # type: ignore[arg-type]
     assert iterations * ticks == pytest.approx(3e6, rel=0.02, abs=ticks)
-    assert machine.longest <= 6e6
+    assert guest.longest <= 6e6
 
 
 def test_calibration_of_the_extremes_ends() -> None:
@@ -82,9 +82,9 @@ def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
 
 @pytest.mark.kvm
 def test_a_lost_guest_ends_its_own_case_only(system: System, stub: Callable[..., Blob]) -> None:
-    def opener(system: System, case: Case, settings: Settings) -> Machine:
+    def opener(system: System, case: Case, settings: Settings) -> GuestVm:
         spin = stub(b"\xeb\xfe") if case.op == "cr0_wp" else None
-        return Machine(system, case, timeout_s=0.2, blob=spin)
+        return GuestVm(system, case, timeout_s=0.2, blob=spin)
 
     cases = select(["long64/empty", "long64/cr0_wp"])
     session = measure.Session(system, cases, SETTINGS, opener)

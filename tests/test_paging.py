@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from kvmharness import paging
+from kvmharness.guest import paging
 from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import Case, select
 

@@ -17,8 +17,8 @@ from kvmharness.counters.events import TRACEPOINTS, present
 from kvmharness.counters.perf import Attached, Event, PerfError, PerfStat, parse_counts
 from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.reasons import parse as parse_reasons
+from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.machine import Machine
 from kvmharness.model.cases import Case
 
 TASK_CLOCK = [Event("task-clock", "task-clock")]
@@ -65,12 +65,12 @@ def busy(seconds: float) -> None:
 @pytest.mark.kvm
 @needs_perf
 def test_pages_are_split_by_the_filter(system: System) -> None:
-    with Machine(system, Case("long64", "cr0_wp")) as machine:
-        machine.measure(10, 1)
+    with GuestVm(system, Case("long64", "cr0_wp")) as guest:
+        guest.measure(10, 1)
         pages = [e for e in TRACEPOINTS if e.spec == "kvmmmu:kvm_mmu_get_page"]
         events = [*pages, Event("all", pages[0].spec)]
         with closing(PerfStat(events)) as stat:
-            counts = machine.measure(500, 1, [stat]).counts
+            counts = guest.measure(500, 1, [stat]).counts
     assert stat.failure is None
     assert len(pages) == 2
     assert sum(counts[event.name] for event in pages) == counts["all"]
@@ -80,10 +80,10 @@ def test_pages_are_split_by_the_filter(system: System) -> None:
 @needs_perf
 def test_attaching_is_outside_the_counted_region(system: System) -> None:
     events, _ = present()
-    with Machine(system, Case("long64", "empty")) as machine:
-        machine.measure(10, 1)
+    with GuestVm(system, Case("long64", "empty")) as guest:
+        guest.measure(10, 1)
         with closing(PerfStat(events)) as stat:
-            counts = machine.measure(10_000, 1, [stat]).counts
+            counts = guest.measure(10_000, 1, [stat]).counts
     emulated = ("kvm:kvm_emulate_insn",)  # on kvm_pvm the loop itself is emulated
     tracepoints = [e.name for e in events if e.name.startswith("kvm") and e.name not in emulated]
     assert {name: counts[name] for name in tracepoints if counts[name] > 100} == {}

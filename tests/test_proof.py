@@ -7,11 +7,11 @@ import struct
 
 import pytest
 
-from kvmharness import guest, proof
 from kvmharness.errors import KvmIncorrect
+from kvmharness.guest import state, wx_check
+from kvmharness.guest.vm import PROOF_ITERATIONS, PROOF_ROUNDS, GuestVm
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
-from kvmharness.machine import PROOF_ITERATIONS, PROOF_ROUNDS, Machine
 from kvmharness.model.cases import Case
 
 AT = 0x8060
@@ -36,8 +36,8 @@ def good(checks: int = 2) -> list[list[int]]:
 
 def judge(records: list[list[int]], host_sees: int | None = None, op: str = "empty") -> None:
     data = b"".join(struct.pack("<IIII", *record) for record in records)
-    found = proof.attempts(data, AT, 1001)
-    proof.judge(f"long64/{op}", op, found, records[-1][3] if host_sees is None else host_sees)
+    found = wx_check.attempts(data, AT, 1001)
+    wx_check.judge(f"long64/{op}", op, found, records[-1][3] if host_sees is None else host_sees)
 
 
 def test_a_correct_kvm_passes() -> None:
@@ -87,25 +87,25 @@ def test_the_hosts_view_counts() -> None:
 @pytest.mark.kvm
 @pytest.mark.parametrize("op", ["cr0_wp", "empty", "wx", "cr4_pge", "efer_nx", "cr3_switch"])
 def test_this_kvm_is_correct(system: System, op: str) -> None:
-    with Machine(system, Case("long64", op)) as machine:
-        assert machine.prove() == (PROOF_ROUNDS + 1) * lib.PROOF_ATTEMPTS
-        assert machine.prove() is None
+    with GuestVm(system, Case("long64", op)) as guest:
+        assert guest.prove() == (PROOF_ROUNDS + 1) * lib.PROOF_ATTEMPTS
+        assert guest.prove() is None
 
 
 @pytest.mark.kvm
 def test_page_tables_that_leave_the_page_writable_fail_the_proof(system: System) -> None:
-    with Machine(system, TOGGLE) as machine:
-        assert machine.roots is not None
-        machine.memory[machine.roots.window_entry] |= 0b10  # the write permission
+    with GuestVm(system, TOGGLE) as guest:
+        assert guest.roots is not None
+        guest.memory[guest.roots.window_entry] |= 0b10  # the write permission
         with pytest.raises(KvmIncorrect) as caught:
-            machine.prove()
+            guest.prove()
     assert "did not fault with CR0.WP=1" in str(caught.value)
     assert caught.value.iteration == 0
 
 
-def dropping(write: bytes, after: str, skip: int = 0) -> guest.Blob:
+def dropping(write: bytes, after: str, skip: int = 0) -> state.Blob:
     """Return long64 without one `mov` to CR0: the one of these bytes after a symbol and `skip`."""
-    blob = guest.blob("long64")
+    blob = state.blob("long64")
     begin = blob.symbols[after] - lib.GUEST_CODE + skip
     at = blob.code.index(write, begin)
     broken = blob.code[:at] + b"\x90" * len(write) + blob.code[at + len(write) :]
@@ -124,19 +124,19 @@ FROM_RAX, FROM_RBX = b"\x0f\x22\xc0", b"\x0f\x22\xc3"  # mov %rax, %cr0; mov %rb
         pytest.param(dropping(FROM_RBX, "prove_cr0_wp"), id="op"),
     ],
 )
-def test_a_guest_that_drops_a_toggle_fails_the_proof(system: System, blob: guest.Blob) -> None:
+def test_a_guest_that_drops_a_toggle_fails_the_proof(system: System, blob: state.Blob) -> None:
     with (
-        Machine(system, TOGGLE, blob=blob) as machine,
+        GuestVm(system, TOGGLE, blob=blob) as guest,
         pytest.raises(KvmIncorrect, match=r"CR0\.WP reads as 1 where 0 was written last"),
     ):
-        machine.prove()
+        guest.prove()
 
 
 @pytest.mark.kvm
 def test_a_fault_inside_the_window_is_a_correctness_failure(system: System) -> None:
-    with Machine(system, Case("long64", "wx"), blob=dropping(FROM_RBX, "op_wx")) as machine:
-        machine.prove()
+    with GuestVm(system, Case("long64", "wx"), blob=dropping(FROM_RBX, "op_wx")) as guest:
+        guest.prove()
         with pytest.raises(KvmIncorrect) as caught:
-            machine.measure(PROOF_ITERATIONS, 1)
+            guest.measure(PROOF_ITERATIONS, 1)
     assert "a page fault nobody expected at 0x400000" in str(caught.value)
     assert caught.value.error_code == 3

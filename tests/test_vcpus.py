@@ -8,12 +8,12 @@ import threading
 import pytest
 
 from kvmharness.errors import GuestTimeout
+from kvmharness.guest.vcpu_threads import VcpuThreads
+from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.machine import Machine
 from kvmharness.measure import Session
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings
-from kvmharness.threads import VcpuThreads
 
 TWO = Case("long64", "cr0_wp", {"vcpus": 2})
 
@@ -56,15 +56,15 @@ def test_threads_are_pinned_in_turn() -> None:
 @pytest.mark.parametrize("irqchip", [0, 1])
 def test_two_vcpus_measure_together(system: System, irqchip: int) -> None:
     case = Case("long64", "cr0_wp", {"vcpus": 2} | ({} if irqchip else {"irqchip": 0}))
-    with Machine(system, case) as machine:
-        assert len(machine.measure(100, 3).ticks) == 6
-        assert len(machine.measure(50, 5).ticks) == 10
+    with GuestVm(system, case) as guest:
+        assert len(guest.measure(100, 3).ticks) == 6
+        assert len(guest.measure(50, 5).ticks) == 10
 
 
 @pytest.mark.kvm
 def test_time_limit_holds_for_all_of_them(system: System) -> None:
-    with Machine(system, TWO, timeout_s=0.3) as machine, pytest.raises(GuestTimeout):
-        machine.measure(2**32 - 1, 1)
+    with GuestVm(system, TWO, timeout_s=0.3) as guest, pytest.raises(GuestTimeout):
+        guest.measure(2**32 - 1, 1)
 
 
 @pytest.mark.kvm

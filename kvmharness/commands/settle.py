@@ -26,7 +26,7 @@ def settings(
     suite: Defaults | None,
 ) -> Settings:
     """Settle how to measure: an option given, else --quick, else the suite, else as usual."""
-    from kvmharness.machine import MAX_SAMPLES
+    from kvmharness.guest.vm import MAX_SAMPLES
     from kvmharness.model.run import Settings
     from kvmharness.model.suites import Defaults
 

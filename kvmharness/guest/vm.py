@@ -10,15 +10,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
-from kvmharness import guest, proof
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
+from kvmharness.guest import state, wx_check
+from kvmharness.guest.paging import PAGE, page_size, why_no_reload
+from kvmharness.guest.vcpu_threads import VcpuThreads
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System, Vcpu, Vm
 from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import PAGED, Case
-from kvmharness.paging import PAGE, page_size, why_no_reload
-from kvmharness.threads import VcpuThreads
 
 # Below 4 GiB and above any guest's memory, where other VMMs put them too.
 IDENTITY_MAP_ADDR = 0xFFFBC000
@@ -44,7 +44,7 @@ class Measurement:
     counts: dict[str, int]
 
 
-class Machine:
+class GuestVm:
     """A VM loaded with a case's guest, standing before its first doorbell.
 
     `cpus` are the CPUs for the threads of a case with several vCPUs (empty: any),
@@ -58,14 +58,14 @@ class Machine:
         case: Case,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        blob: guest.Blob | None = None,
+        blob: state.Blob | None = None,
         cpus: Sequence[int] = (),
         proof_iterations: int = PROOF_ITERATIONS,
     ) -> None:
         self.case = case
         self._proof_iterations = proof_iterations
         self._timeout_ns = int(timeout_s * 1e9)
-        self._blob = blob or guest.blob(case.guest)
+        self._blob = blob or state.blob(case.guest)
         self._can_prove = f"prove_{case.op}" in self._blob.symbols
         self._proved = False
         with ExitStack() as stack:
@@ -75,7 +75,7 @@ class Machine:
             if case["irqchip"]:
                 self.vm.create_irqchip()
             self._create_memory()
-            self.roots = guest.load(self._blob, case, self.memory)
+            self.roots = state.load(self._blob, case, self.memory)
             self.vcpus: list[Vcpu] = [
                 self._create_vcpu(system, stack, number) for number in range(case["vcpus"])
             ]
@@ -110,11 +110,11 @@ class Machine:
         vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(number))
         vcpu.set_cpuid2(system.get_supported_cpuid())
         sregs = vcpu.get_sregs()
-        guest.set_mode(sregs, self.case, self.roots)
+        state.set_mode(sregs, self.case, self.roots)
         vcpu.set_sregs(sregs)
         proves = self._can_prove and number == 0
         entry = self._entry("prove" if proves else "op")
-        vcpu.set_regs(guest.registers(self.case, entry, number))
+        vcpu.set_regs(state.registers(self.case, entry, number))
         if number and self.case["irqchip"]:
             # Otherwise it waits for the INIT and SIPI that a firmware would send.
             vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
@@ -123,7 +123,7 @@ class Machine:
 
     def _write_parameters(self, vcpu: int) -> None:
         """Fill in what of a vCPU's shared page does not change between measurements."""
-        case, page, offset = self.case, guest.shared_page(vcpu), guest.offset(self.case)
+        case, page, offset = self.case, state.shared_page(vcpu), state.offset(self.case)
         small = lib.GUEST_PAGES_AT if case.guest in PAGED else lib.GUEST_PAGES
         at = lib.GUEST_HUGE_PAGES if case["huge"] else small
         switch = self.roots.first ^ self.roots.second if self.roots else 0
@@ -140,7 +140,7 @@ class Machine:
 
     def _ask(self, iterations: int, samples: int, vcpus: int) -> None:
         for number in range(vcpus):
-            page = guest.shared_page(number)
+            page = state.shared_page(number)
             values = (iterations, samples, 0, vcpus)
             struct.pack_into("<4I", self.memory, page + lib.SHARED_ITERATIONS, *values)
             struct.pack_into("<I", self.memory, page + lib.SHARED_ARRIVED, 0)
@@ -164,10 +164,10 @@ class Machine:
         self._run_to(0, lib.DOORBELL_END)
         at = lib.GUEST_SHARED + lib.SHARED_STAMPS
         size = (rounds + 1) * lib.PROOF_ATTEMPTS * lib.PROOF_RECORD
-        found = proof.attempts(
-            self.memory[at : at + size], guest.offset(self.case) + at, iterations
+        found = wx_check.attempts(
+            self.memory[at : at + size], state.offset(self.case) + at, iterations
         )
-        proof.judge(self.case.name, self.case.op, found, self._window())
+        wx_check.judge(self.case.name, self.case.op, found, self._window())
         return len(found)
 
     def _window(self) -> int:
@@ -241,7 +241,7 @@ class Machine:
         )
 
     def _unexpected_fault(self, number: int) -> KvmIncorrect:
-        page = guest.shared_page(number)
+        page = state.shared_page(number)
         (code,) = struct.unpack_from("<I", self.memory, page + lib.SHARED_FAULT_CODE)
         cr2, ip, left = struct.unpack_from("<QQI", self.memory, page + lib.SHARED_FAULT_CR2)
         (iterations,) = struct.unpack_from("<I", self.memory, page + lib.SHARED_ITERATIONS)
@@ -249,7 +249,7 @@ class Machine:
         return KvmIncorrect(self.case.name, max(iterations - left, 0), code, wrong)
 
     def _ticks(self, number: int, samples: int) -> list[int]:
-        page = guest.shared_page(number)
+        page = state.shared_page(number)
         (done,) = struct.unpack_from("<I", self.memory, page + lib.SHARED_DONE)
         if done != samples:
             raise self._error(number, f"took {done} samples of {samples}")

@@ -11,7 +11,7 @@ from importlib.resources import files
 from mmap import mmap
 from typing import Any
 
-from kvmharness import paging
+from kvmharness.guest import paging
 from kvmharness.kvm.raw import lib, new
 from kvmharness.model.cases import PAGED, Case
 

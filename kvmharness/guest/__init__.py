@@ -1,0 +1,1 @@
+"""The guests: one VM with one assembled stub, loaded, proved and measured."""
