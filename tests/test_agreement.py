@@ -10,8 +10,8 @@ from kvmharness.counters.events import present
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.perf import PerfStat
 from kvmharness.guest.vm import GuestVm
-from kvmharness.host import vendor_module
 from kvmharness.kvm.fds import System
+from kvmharness.measure.host import vendor_module
 from kvmharness.model.cases import Case
 from tests.test_perf import needs_perf
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.doctor import examine
 from kvmharness.errors import Unavailable
 from kvmharness.kvm.fds import System
+from kvmharness.measure.doctor import examine
 from kvmharness.model import runfile
 from kvmharness.model.cases import GUESTS
 from tests.samples import made_up_run

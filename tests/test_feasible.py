@@ -6,8 +6,8 @@ import dataclasses
 
 import pytest
 
-from kvmharness.feasible import FEATURES, Limits, available_memory, features, why_not
 from kvmharness.kvm.fds import System
+from kvmharness.measure.feasible import FEATURES, Limits, available_memory, features, why_not
 from kvmharness.model.cases import Case, select
 
 PLENTY = Limits("kvm_amd", frozenset(FEATURES), 32764, 1024, 8, 64 << 30)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness import host
 from kvmharness.kvm.fds import System
+from kvmharness.measure import host
 
 
 @pytest.mark.kvm

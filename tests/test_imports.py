@@ -18,11 +18,12 @@ ORDER = """
     errors text cache files analysis analysis.profile model model.counters model.cases
     model.suites kvm kvm.raw kvm.exits kvm.fds guest guest.paging guest.state guest.wx_check
     guest.vcpu_threads model.run model.runfile kernel kernel.btf kernel.unpacking kernel.image
-    kernel.roles host counters counters.source counters.kvmstats counters.perf counters.events
-    counters.functions counters.reasons counters.profile guest.vm feasible measure count
-    collecting lab kernel.variants lab.job lab.inside profiling classify stats summary running
-    runfiles tables curves distributions ratios differences explain compare compare_table
-    expectations doctor export export.outcome export.csv export.pyperf export.junit export.ktap
+    kernel.roles measure measure.host counters counters.source counters.kvmstats counters.perf
+    counters.events counters.functions counters.reasons counters.profile guest.vm
+    measure.feasible measure.session measure.counting measure.collect lab kernel.variants
+    lab.job lab.inside measure.profile classify stats summary measure.running runfiles tables
+    curves distributions ratios differences explain compare compare_table expectations
+    measure.doctor export export.outcome export.csv export.pyperf export.junit export.ktap
     report report.svg report.axes report.figures report.hosts report.page kernel.debian
     kernel.resolve kernel.modules lab.machines lab.boot lab.pack lab.runs lab.watching commands
     commands.options commands.completion commands.settle commands.run commands.lab

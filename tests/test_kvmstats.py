@@ -11,8 +11,8 @@ import pytest
 from kvmharness.counters.kvmstats import Debugfs, KvmStats, StatsFd
 from kvmharness.errors import KvmError
 from kvmharness.guest.vm import GuestVm
-from kvmharness.host import vendor_module
 from kvmharness.kvm.fds import System, Vcpu, Vm
+from kvmharness.measure.host import vendor_module
 from kvmharness.model.cases import Case
 
 

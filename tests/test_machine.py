@@ -8,13 +8,13 @@ from collections.abc import Callable
 import pytest
 
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError
-from kvmharness.feasible import limits, why_not
 from kvmharness.guest.state import Blob
 from kvmharness.guest.vm import MAX_SAMPLES, GuestVm
-from kvmharness.host import vendor_module
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
+from kvmharness.measure.feasible import limits, why_not
+from kvmharness.measure.host import vendor_module
 from kvmharness.model.cases import PAGED, Case, select
 
 pytestmark = pytest.mark.kvm

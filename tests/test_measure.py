@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from kvmharness import measure
 from kvmharness.errors import UsageError
 from kvmharness.guest.state import Blob
 from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm, Measurement
 from kvmharness.kvm.fds import System
+from kvmharness.measure.session import Session, calibrate, pinned
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings
 
@@ -43,24 +43,24 @@ class _Clockwork:
 @pytest.mark.parametrize("ticks", [0.3, 1, 7, 3000, 1e5])
 def test_calibration_hits_the_target(ticks: float) -> None:
     guest = _Clockwork(ticks)
-    iterations = measure.calibrate(guest, 3.0)  # type: ignore[arg-type]
+    iterations = calibrate(guest, 3.0)  # type: ignore[arg-type]
     assert iterations * ticks == pytest.approx(3e6, rel=0.02, abs=ticks)
     assert guest.longest <= 6e6
 
 
 def test_calibration_of_the_extremes_ends() -> None:
-    assert measure.calibrate(_Clockwork(0), 3.0) == MAX_ITERATIONS  # type: ignore[arg-type]
-    assert measure.calibrate(_Clockwork(1e9), 3.0) == 1  # type: ignore[arg-type]
+    assert calibrate(_Clockwork(0), 3.0) == MAX_ITERATIONS  # type: ignore[arg-type]
+    assert calibrate(_Clockwork(1e9), 3.0) == 1  # type: ignore[arg-type]
 
 
 def test_pin_to_a_cpu_that_is_not_there() -> None:
-    with pytest.raises(UsageError, match="--pin 99999: "), measure.pinned(99999):
+    with pytest.raises(UsageError, match="--pin 99999: "), pinned(99999):
         pass
 
 
 def test_pin_is_undone() -> None:
     before = os.sched_getaffinity(0)
-    with measure.pinned(max(before)):
+    with pinned(max(before)):
         assert os.sched_getaffinity(0) == {max(before)}
     assert os.sched_getaffinity(0) == before
 
@@ -68,7 +68,7 @@ def test_pin_is_undone() -> None:
 @pytest.mark.kvm
 def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
     cases = select(["long64/empty", "long64/cr0_wp"])
-    session = measure.Session(system, cases, SETTINGS)
+    session = Session(system, cases, SETTINGS)
     order = [step.result.op for step in session.measure(2)]
     assert order == ["empty", "cr0_wp", "cr0_wp", "empty"]
     for result in session.results:
@@ -87,7 +87,7 @@ def test_a_lost_guest_ends_its_own_case_only(system: System, stub: Callable[...,
         return GuestVm(system, case, timeout_s=0.2, blob=spin)
 
     cases = select(["long64/empty", "long64/cr0_wp"])
-    session = measure.Session(system, cases, SETTINGS, opener)
+    session = Session(system, cases, SETTINGS, opener)
     steps = list(session.measure(2))
     empty, toggle = session.results
     assert len(steps) == 4

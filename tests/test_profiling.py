@@ -10,8 +10,8 @@ from kvmharness.analysis.profile import SymbolCost, difference
 from kvmharness.counters.profile import parse
 from kvmharness.errors import Unavailable
 from kvmharness.kvm.fds import System
+from kvmharness.measure.profile import kvm_stat, profile
 from kvmharness.model.cases import Case
-from kvmharness.profiling import kvm_stat, profile
 from tests.test_perf import needs_perf
 
 

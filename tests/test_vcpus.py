@@ -11,7 +11,7 @@ from kvmharness.errors import GuestTimeout
 from kvmharness.guest.vcpu_threads import VcpuThreads
 from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.measure import Session
+from kvmharness.measure.session import Session
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings
 

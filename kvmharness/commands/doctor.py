@@ -22,8 +22,8 @@ def doctor(kernel: Path | None) -> None:
 
     Example: kvmharness doctor --kernel linux-image-6.1.0-49-amd64.deb
     """
-    from kvmharness import doctor as examination
     from kvmharness.kernel import roles
+    from kvmharness.measure import doctor as examination
 
     if kernel:
         for line in examination.describe(roles.of_path(kernel)):

@@ -55,9 +55,9 @@ def show(kernel: str) -> None:
 
     Example: kvmharness kernels show linux-image-6.1.0-56-amd64
     """
-    from kvmharness import doctor
     from kvmharness.kernel import resolve as known
     from kvmharness.kernel import roles
+    from kvmharness.measure import doctor
 
     found = known.resolve(kernel)
     click.echo(f"release: {found.release}")

@@ -28,8 +28,9 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
 
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
-    from kvmharness import feasible, files, host, profiling, tables
+    from kvmharness import files, tables
     from kvmharness.kvm import fds
+    from kvmharness.measure import feasible, host, profile
     from kvmharness.model import cases
 
     chosen = cases.select([case])
@@ -46,8 +47,8 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
         if reason:
             raise errors.Unavailable(f"perf {chosen[0].name}: {reason}")
         if kvm_stat:
-            report = profiling.kvm_stat(system, chosen[0], module, timeout_s)
+            report = profile.kvm_stat(system, chosen[0], module, timeout_s)
             click.echo(report, nl=False)
             return
-        profiled = profiling.profile(system, chosen[0], seconds, timeout_s, output)
+        profiled = profile.profile(system, chosen[0], seconds, timeout_s, output)
     tables.show_profile(profiled, chosen[0].name, top, tables.console())

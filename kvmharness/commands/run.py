@@ -66,8 +66,9 @@ def run(
 
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
-    from kvmharness import curves, files, running
+    from kvmharness import curves, files
     from kvmharness.commands import settle
+    from kvmharness.measure import running
     from kvmharness.model import cases, runfile, suites
 
     suite = suites.load(suite_name) if suite_name is not None else None

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import collecting, host
 from kvmharness.errors import HarnessError
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm import fds
 from kvmharness.kvm.fds import System
 from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Outcome
-from kvmharness.measure import Session
+from kvmharness.measure import collect, host
+from kvmharness.measure.session import Session
 from kvmharness.model import run, runfile
 from kvmharness.model.run import Run, Settings
 
@@ -90,14 +90,14 @@ def _measure(folder: Path, job: Job) -> Run:
     with fds.System() as system:
         _warm_up(system, job)
         session = Session(system, job.cases, settings, clock=job.clock)
-        record = collecting.begin(system, session, settings, job.suite, job.clock, job.roles)
+        record = collect.begin(system, session, settings, job.suite, job.clock, job.roles)
         for step in session.measure(settings.vms):
             number = (step.round - 1) * step.cases + step.case
             _say(folder, f"measuring {number} of {step.rounds * step.cases}: {step.result.name}")
             if step.case == step.cases:
                 runfile.write(folder / RUN, record)
         names = [case.name for case, _ in session.measured]
-        collecting.count(
+        collect.count(
             system,
             session,
             settings,

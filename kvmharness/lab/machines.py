@@ -9,9 +9,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness import host
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.kernel import resolve
+from kvmharness.measure import host
 from kvmharness.model.run import Clock
 
 QEMU = "qemu-system-x86_64"

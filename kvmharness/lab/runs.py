@@ -18,7 +18,7 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import cache, files, host, summary
+from kvmharness import cache, files, summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
 from kvmharness.kernel import image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
@@ -27,6 +27,7 @@ from kvmharness.lab import boot, machines, pack
 from kvmharness.lab.boot import Boot, Runner
 from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
 from kvmharness.lab.machines import MachineKind
+from kvmharness.measure import host
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.run import L0, Lab, Roles, Run, Settings

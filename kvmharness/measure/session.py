@@ -15,10 +15,10 @@ from pathlib import Path
 
 from kvmharness.counters.kvmstats import PREFIX, KvmStats
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect, UsageError
-from kvmharness.feasible import limits, why_not
 from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm
-from kvmharness.host import vendor_module
 from kvmharness.kvm.fds import System
+from kvmharness.measure.feasible import limits, why_not
+from kvmharness.measure.host import vendor_module
 from kvmharness.model.cases import Case
 from kvmharness.model.run import UNITS, CaseResult, Clock, Disturbance, Settings, condemn, per_op
 

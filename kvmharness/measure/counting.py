@@ -16,7 +16,7 @@ from kvmharness.counters.reasons import MOST_OPS, ExitReasons
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.measure import Opener, open_guest
+from kvmharness.measure.session import Opener, open_guest
 from kvmharness.model.cases import Case
 from kvmharness.model.counters import of
 from kvmharness.model.run import CaseResult, Settings, condemn, per_op

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness import collecting, errors, summary
+from kvmharness import errors, summary
 from kvmharness.kvm import fds
 from kvmharness.kvm.fds import System
-from kvmharness.measure import Session
+from kvmharness.measure import collect
+from kvmharness.measure.session import Session
 from kvmharness.model import run, runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.run import Run, Settings
@@ -30,7 +31,7 @@ def measure(
     """Measure, saving as it goes; return the run and whether it was interrupted."""
     with fds.System() as system:
         session = Session(system, chosen, settings)
-        record = collecting.begin(system, session, settings, suite)
+        record = collect.begin(system, session, settings, suite)
         interrupted = False
         try:
             _rounds(session, record, output, extend)
@@ -64,7 +65,7 @@ def _count(system: System, session: Session, record: Run, output: Path | None) -
         summary.classify_cases(record)
         _save(record, output)
 
-    collecting.count(
+    collect.count(
         system, session, record.settings, lambda name: _progress(f"counting {name}"), counted
     )
     _progress("")

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import host
 from kvmharness.counters import perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
 from kvmharness.kvm.fds import System
+from kvmharness.measure import host
 from kvmharness.model.run import Finding, Host, Kvm, Roles
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
-from kvmharness import __version__, host
-from kvmharness.count import Counting
+from kvmharness import __version__
 from kvmharness.guest import state
 from kvmharness.kvm.fds import System
-from kvmharness.measure import Session
+from kvmharness.measure import host
+from kvmharness.measure.counting import Counting
+from kvmharness.measure.session import Session
 from kvmharness.model import run
 from kvmharness.model.run import Clock, Roles, Run, Settings
 

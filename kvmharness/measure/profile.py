@@ -12,7 +12,7 @@ from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
 from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.measure import calibrate
+from kvmharness.measure.session import calibrate
 from kvmharness.model.cases import Case, select
 
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
