@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvmharness.compare import BOOT_TSC, THRESHOLDS
-from kvmharness.ratios import Verdict, blocks, judge, ratio
-from kvmharness.stats import Floats
+from kvmharness.analysis.compare import BOOT_TSC, THRESHOLDS
+from kvmharness.analysis.ratios import Verdict, blocks, judge, ratio
+from kvmharness.analysis.stats import Floats
 
 SEED = 20220209
 CASES = 8

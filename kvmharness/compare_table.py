@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness import explain
-from kvmharness.compare import Comparison, Row
+from kvmharness.analysis import causes
+from kvmharness.analysis.compare import Comparison, Row
+from kvmharness.analysis.ratios import Ratio
 from kvmharness.model.run import UNITS
-from kvmharness.ratios import Ratio
 from kvmharness.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
@@ -57,7 +57,7 @@ def sentence(comparison: Comparison) -> str:
     row = _most_changed(comparison)
     if row and row.found and row.accounts and row.verdict in ("faster", "slower"):
         factor = max(row.found.ratio, 1 / row.found.ratio)
-        why = explain.cause(*row.accounts, row.verdict)
+        why = causes.cause(*row.accounts, row.verdict)
         return f"{new} is {factor:.4g}x {row.verdict} at {row.case}{why}{rest}"
     margin = _percent(max(comparison.threshold, comparison.boot))
     if set(verdicts) == {"same"}:

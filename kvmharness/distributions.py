@@ -8,7 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from kvmharness import stats, tables
+from kvmharness import tables
+from kvmharness.analysis import stats
 from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import figure
 

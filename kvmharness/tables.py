@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness import stats
+from kvmharness.analysis import stats
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.run import UNITS, CaseResult, Host, Interval, Run

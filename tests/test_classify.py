@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.classify import HOW, ROOT, classify, uses_tdp_mmu
+from kvmharness.analysis.classify import HOW, ROOT, classify, uses_tdp_mmu
 from kvmharness.model.counters import SIGNALS
 
 RECORDINGS = sorted((Path(__file__).parent / "recordings").glob("*.json"))

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvmharness import compare, compare_table, explain, tables
-from kvmharness.compare import Comparison, side
+from kvmharness import compare_table, tables
+from kvmharness.analysis import causes, compare
+from kvmharness.analysis.compare import Comparison, side
+from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
 from kvmharness.model.run import L0, Kernel, Run, condemn
-from kvmharness.summary import classify_cases
 from tests.recorded import recorded_run
 from tests.samples import made_up_case, made_up_lab_run, made_up_run
 
@@ -289,8 +290,8 @@ def test_free_op_has_no_ratio() -> None:
     assert of(made_up_run(), new).rows[0].said == "a median is 0"
 
 
-def told(class_: str | None, **counters: float) -> explain.Account:
-    return explain.Account(class_, {f"kvm.{name}": count for name, count in counters.items()})
+def told(class_: str | None, **counters: float) -> causes.Account:
+    return causes.Account(class_, {f"kvm.{name}": count for name, count in counters.items()})
 
 
 @pytest.mark.parametrize(
@@ -331,9 +332,9 @@ def told(class_: str | None, **counters: float) -> explain.Account:
     ],
 )
 def test_because_needs_proof(
-    base: explain.Account, new: explain.Account, direction: explain.Direction, end: str
+    base: causes.Account, new: causes.Account, direction: causes.Direction, end: str
 ) -> None:
-    assert explain.cause(base, new, direction) == end
+    assert causes.cause(base, new, direction) == end
 
 
 def test_runs_that_disagree_on_the_class_have_none() -> None:
@@ -342,5 +343,5 @@ def test_runs_that_disagree_on_the_class_have_none() -> None:
         cases, ("exit/kept", "exit/kept", "exit/rebuilt"), (1, 3, 9), strict=True
     ):
         case.class_, case.counters = class_, {"kvm.exits": exits, "kvm.pf_fixed": None}
-    assert explain.account(cases) == told(None, exits=3)
-    assert explain.account(cases[:2]) == told("exit/kept", exits=2)
+    assert causes.account(cases) == told(None, exits=3)
+    assert causes.account(cases[:2]) == told("exit/kept", exits=2)

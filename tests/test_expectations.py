@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from kvmharness import expectations
+from kvmharness.analysis import expectations
+from kvmharness.analysis.expectations import Expectation, parse
+from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
-from kvmharness.expectations import Expectation, parse
 from kvmharness.model.run import CaseResult, Run, condemn
-from kvmharness.summary import summarise
 from tests.recorded import recorded_run
 from tests.samples import made_up_run
 

@@ -18,22 +18,14 @@ from hypothesis import strategies as st
 from pyperf import BenchmarkSuite as Suite
 from rich.console import Console
 
-from kvmharness import (
-    compare,
-    compare_table,
-    curves,
-    distributions,
-    expectations,
-    runfiles,
-    stats,
-    tables,
-)
+from kvmharness import compare_table, curves, distributions, tables
+from kvmharness.analysis import compare, expectations, load, stats
+from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
 from kvmharness.export import csv as long_form
 from kvmharness.export import junit, ktap, pyperf
 from kvmharness.model import runfile
 from kvmharness.report import page
-from kvmharness.summary import summarise
 from tests.samples import made_up_ends, made_up_lab_run
 from tests.test_export import read_ktap
 from tests.test_report import Page
@@ -142,7 +134,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_is_good_before(tmp_path: Path) -> None:
     file = tmp_path / "good.json"
     file.write_text(json.dumps(GOOD))
-    assert len(runfiles.read([file])[0].run.slopes) == 1
+    assert len(load.read([file])[0].run.slopes) == 1
 
 
 @hostile(250)
@@ -173,7 +165,7 @@ def test_any_value_anywhere_is_exported_or_refused(tmp_path: Path, text: str) ->
     file = tmp_path / "hostile.json"
     file.write_text(text)
     try:
-        name, run = runfiles.read([file])[0]
+        name, run = load.read([file])[0]
     except UsageError:
         return
     ET.fromstring(junit.export(run, name))
@@ -189,7 +181,7 @@ def test_any_value_anywhere_is_exported_or_refused(tmp_path: Path, text: str) ->
 def test_any_value_anywhere_is_reported_or_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     (tmp_path / "b.json").write_text(json.dumps(GOOD))
-    written = written_or_refused(lambda: page.render(runfiles.read([tmp_path])).encode())
+    written = written_or_refused(lambda: page.render(load.read([tmp_path])).encode())
     if written is not None:
         Page(written.decode())
 

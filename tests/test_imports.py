@@ -21,8 +21,9 @@ ORDER = """
     kernel.roles measure measure.host counters counters.source counters.kvmstats counters.perf
     counters.events counters.functions counters.reasons counters.profile guest.vm
     measure.feasible measure.session measure.counting measure.collect lab kernel.variants
-    lab.job lab.inside measure.profile classify stats summary measure.running runfiles tables
-    curves distributions ratios differences explain compare compare_table expectations
+    lab.job lab.inside measure.profile analysis.classify analysis.stats analysis.summary
+    measure.running analysis.load tables curves distributions analysis.ratios
+    analysis.differences analysis.causes analysis.compare compare_table analysis.expectations
     measure.doctor export export.outcome export.csv export.pyperf export.junit export.ktap
     report report.svg report.axes report.figures report.hosts report.page kernel.debian
     kernel.resolve kernel.modules lab.machines lab.boot lab.pack lab.runs lab.watching commands

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_ind
 
-from kvmharness import ratios
-from kvmharness.ratios import Ratio, blocks, judge, ratio
-from kvmharness.stats import Floats
+from kvmharness.analysis import ratios
+from kvmharness.analysis.ratios import Ratio, blocks, judge, ratio
+from kvmharness.analysis.stats import Floats
 from tests.test_stats import draw
 
 TRIALS = 400

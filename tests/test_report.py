@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvmharness import runfiles, stats, summary
+from kvmharness.analysis import load, stats, summary
+from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
 from kvmharness.model import runfile
 from kvmharness.model.run import Run
 from kvmharness.report import hosts, page
-from kvmharness.runfiles import RunFile
 from tests.samples import made_up_case, made_up_ends, made_up_lab_run, made_up_run
 from tests.test_summary import swept
 
@@ -231,12 +231,12 @@ def test_hosts_differ_where_they_do() -> None:
 def test_folders_and_files_are_read_once_each(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         runfile.write(tmp_path / f"{name}.json", made_up_run())
-    found = runfiles.read([tmp_path / "c.json", tmp_path])
+    found = load.read([tmp_path / "c.json", tmp_path])
     assert [file.name for file in found] == ["c", "a", "b"]
     assert found[0].run.cases[0].per_op is not None
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="holds no"):
-        runfiles.read([tmp_path / "empty"])
+        load.read([tmp_path / "empty"])
 
 
 def test_command_writes_the_page_or_nothing(

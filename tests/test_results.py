@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvmharness import files
+from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
 from kvmharness.model import runfile
-from kvmharness.summary import summarise
 from tests.samples import made_up_run
 
 GOOD = runfile.encode(made_up_run())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvmharness import stats
+from kvmharness.analysis import stats
 
 TRIALS = 200
 # 95 % of 200 trials, less four standard deviations of the binomial: an honest interval

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.analysis.summary import summarise
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.run import CaseResult, Disturbance
-from kvmharness.summary import summarise
 from tests.samples import made_up_case, made_up_run
 
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from kvmharness import tables
-from kvmharness.summary import summarise
+from kvmharness.analysis.summary import summarise
 from kvmharness.text import figure
 from tests.samples import made_up_lab_run, made_up_run
 

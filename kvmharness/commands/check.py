@@ -14,7 +14,7 @@ from kvmharness import errors
 from kvmharness.text import printable
 
 if TYPE_CHECKING:
-    from kvmharness.expectations import Answer, Expectation
+    from kvmharness.analysis.expectations import Answer, Expectation
     from kvmharness.model.run import Run
 
 WIDTH = len("incorrect")
@@ -83,7 +83,8 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: 
 
     Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
     """
-    from kvmharness import expectations, summary, tables
+    from kvmharness import tables
+    from kvmharness.analysis import expectations, summary
     from kvmharness.model import runfile
 
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):

@@ -12,7 +12,7 @@ from kvmharness import errors
 from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
-    from kvmharness.compare import Side
+    from kvmharness.analysis.compare import Side
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
@@ -23,7 +23,7 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
 
 def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
     """Boot what the paths name as kernels; each is a side of one run."""
-    from kvmharness import compare
+    from kvmharness.analysis import compare
     from kvmharness.commands import booting
     from kvmharness.model import suites
 
@@ -34,7 +34,7 @@ def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
 
 def _side(path: Path, name: str) -> Side:
     """Read a run file, or a folder of them."""
-    from kvmharness import compare, summary
+    from kvmharness.analysis import compare, summary
     from kvmharness.model import runfile
 
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
@@ -71,8 +71,8 @@ def compare(
 
     Example: kvmharness compare 5.10.json 6.1.json
     """
-    from kvmharness import compare as comparing
     from kvmharness import compare_table, tables
+    from kvmharness.analysis import compare as comparing
 
     paths = (base, *new)
     if lab:

@@ -24,12 +24,13 @@ def export(run: Path, form: str, output: Path | None) -> None:
 
     Example: kvmharness export here.json --format csv -o here.csv
     """
-    from kvmharness import files, runfiles
+    from kvmharness import files
+    from kvmharness.analysis import load
     from kvmharness.errors import UsageError
     from kvmharness.export import csv, junit, ktap, pyperf
 
     writers = {"csv": csv, "pyperf": pyperf, "junit": junit, "ktap": ktap}
-    found = runfiles.read([run])
+    found = load.read([run])
     if len(found) != 1:
         raise UsageError(f"export {run}: holds {len(found)} result files; name one")
     data = writers[form].export(found[0].run, found[0].name)

@@ -23,8 +23,9 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
 
     Example: kvmharness report before.json after.json -o report.html
     """
-    from kvmharness import files, runfiles
+    from kvmharness import files
+    from kvmharness.analysis import load
     from kvmharness.report import page
 
     files.check_writable(output)
-    files.write_whole(output, page.render(runfiles.read(runs)).encode())
+    files.write_whole(output, page.render(load.read(runs)).encode())

@@ -15,7 +15,8 @@ def show(file: Path, plot: bool) -> None:
 
     Example: kvmharness show here.json --plot
     """
-    from kvmharness import curves, distributions, summary, tables
+    from kvmharness import curves, distributions, tables
+    from kvmharness.analysis import summary
     from kvmharness.model import runfile
 
     record = runfile.read(file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from kvmharness import stats
+from kvmharness.analysis import stats
 from kvmharness.errors import UsageError
 from kvmharness.model.run import CaseResult, Clock, Run
 from kvmharness.text import printable

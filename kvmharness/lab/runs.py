@@ -18,7 +18,8 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import cache, files, summary
+from kvmharness import cache, files
+from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
 from kvmharness.kernel import image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness import errors, summary
+from kvmharness import errors
+from kvmharness.analysis import summary
 from kvmharness.kvm import fds
 from kvmharness.kvm.fds import System
 from kvmharness.measure import collect

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
-from kvmharness import stats
+from kvmharness.analysis import stats
 from kvmharness.model.run import CaseResult, Slope
 from kvmharness.report.axes import drawing, label, scale
 from kvmharness.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline

@@ -9,13 +9,14 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kvmharness import compare, compare_table, tables
+from kvmharness import compare_table, tables
+from kvmharness.analysis import compare
+from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
 from kvmharness.model.counters import columns
 from kvmharness.model.run import UNITS, CaseResult, Run, Slope
 from kvmharness.report import figures, hosts
 from kvmharness.report.figures import Curve, Ratio
-from kvmharness.runfiles import RunFile
 from kvmharness.text import printable
 
 # A letter each; nobody reads a table of more.

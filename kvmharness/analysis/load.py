@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from kvmharness import summary
+from kvmharness.analysis import summary
 from kvmharness.errors import UsageError
 from kvmharness.model import runfile
 from kvmharness.model.run import Run

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from kvmharness import differences, errors, explain, ratios
-from kvmharness.classify import uses_tdp_mmu
-from kvmharness.explain import Account
+from kvmharness import errors
+from kvmharness.analysis import causes, differences, ratios
+from kvmharness.analysis.causes import Account
+from kvmharness.analysis.classify import uses_tdp_mmu
+from kvmharness.analysis.stats import Floats, by_vm
 from kvmharness.model.run import CaseResult, Clock, Run
-from kvmharness.stats import Floats, by_vm
 
 Verdict = ratios.Verdict | Literal["not comparable", "incorrect"]
 
@@ -184,8 +185,8 @@ class _Pair:
             return Row(case, "not comparable", str(error))
         several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
         verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot)
-        accounts = explain.account(old), explain.account(young)
-        said = explain.change(*accounts)
+        accounts = causes.account(old), causes.account(young)
+        said = causes.change(*accounts)
         if found.ci95 is None:
             said = "a single VM on a side has no interval: use --vms 5 or more"
         return Row(case, verdict, said, found, accounts)

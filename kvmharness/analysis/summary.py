@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kvmharness import stats
-from kvmharness.classify import classify, uses_tdp_mmu
+from kvmharness.analysis import stats
+from kvmharness.analysis.classify import classify, uses_tdp_mmu
 from kvmharness.model.cases import PARAMS, Case
 from kvmharness.model.run import CaseResult, Interval, PerOp, Run, Slope
 

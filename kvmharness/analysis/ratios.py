@@ -19,8 +19,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
+from kvmharness.analysis.stats import CONFIDENCE, Floats
 from kvmharness.model.run import LEAST_PER_OP
-from kvmharness.stats import CONFIDENCE, Floats
 
 Verdict = Literal["faster", "slower", "same", "unclear"]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from kvmharness.classify import NO
+from kvmharness.analysis.classify import NO
 from kvmharness.model.counters import WORDS
 from kvmharness.model.run import CaseResult
 
