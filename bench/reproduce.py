@@ -16,9 +16,9 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness import tables
 from kvmharness.model import runfile
 from kvmharness.model.run import CaseResult, Run
+from kvmharness.render import tables
 from kvmharness.text import figure
 
 KERNELS = (

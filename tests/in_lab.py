@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kvmharness.errors import LabLost
 from kvmharness.kernel import modules, resolve, variants
-from kvmharness.lab import boot, machines, runs
+from kvmharness.lab import boot, machines, matrix
 from tests.kernels import newest
 
 ROOT = Path(__file__).parents[1]
@@ -42,7 +42,7 @@ def run_tests(named: str, only: str) -> int:
     """Boot, run the tests marked kvm (those that `only` selects), return pytest's status."""
     kind = machines.choose(None)
     kernel = resolve.resolve(newest(named) if SERIES.fullmatch(named) else named)
-    with runs.Workshop() as workshop:
+    with matrix.Workshop() as workshop:
         folder = workshop.job()
         job = boot.Boot(
             kernel, kind, folder, _command(kernel, folder, kind, only), silent_s=SILENT_S

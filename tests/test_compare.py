@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvmharness import compare_table, tables
 from kvmharness.analysis import causes, compare
 from kvmharness.analysis.compare import Comparison, side
 from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
 from kvmharness.model.run import L0, Kernel, Run, condemn
+from kvmharness.render import compare_table, tables
 from tests.recorded import recorded_run
 from tests.samples import made_up_case, made_up_lab_run, made_up_run
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvmharness import curves, tables
 from kvmharness.model.run import Slope
+from kvmharness.render import curves, tables
 from tests.samples import made_up_run
 
 GOLDEN = Path(__file__).parent / "golden" / "curves.txt"

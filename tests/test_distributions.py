@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kvmharness import distributions, tables
 from kvmharness.model.run import Run
+from kvmharness.render import distributions, tables
 from tests.samples import made_up_lab_run, made_up_run
 
 GOLDEN = Path(__file__).parent / "golden" / "distributions.txt"

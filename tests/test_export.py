@@ -15,10 +15,10 @@ import pytest
 
 from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
-from kvmharness.export import csv as long_form
-from kvmharness.export import junit, ktap, pyperf
 from kvmharness.model import runfile
 from kvmharness.model.run import Run
+from kvmharness.render.export import csv as long_form
+from kvmharness.render.export import junit, ktap, pyperf
 from tests.samples import made_up_ends, made_up_lab_run, made_up_run
 
 GOLDEN = Path(__file__).parent / "golden"

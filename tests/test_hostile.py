@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from pyperf import BenchmarkSuite as Suite
 from rich.console import Console
 
-from kvmharness import compare_table, curves, distributions, tables
 from kvmharness.analysis import compare, expectations, load, stats
 from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
-from kvmharness.export import csv as long_form
-from kvmharness.export import junit, ktap, pyperf
 from kvmharness.model import runfile
-from kvmharness.report import page
+from kvmharness.render import compare_table, curves, distributions, tables
+from kvmharness.render.export import csv as long_form
+from kvmharness.render.export import junit, ktap, pyperf
+from kvmharness.render.report import page
 from tests.samples import made_up_ends, made_up_lab_run
 from tests.test_export import read_ktap
 from tests.test_report import Page

@@ -22,13 +22,14 @@ ORDER = """
     counters.events counters.functions counters.reasons counters.profile guest.vm
     measure.feasible measure.session measure.counting measure.collect lab kernel.variants
     lab.job lab.inside measure.profile analysis.classify analysis.stats analysis.summary
-    measure.running analysis.load tables curves distributions analysis.ratios
-    analysis.differences analysis.causes analysis.compare compare_table analysis.expectations
-    measure.doctor export export.outcome export.csv export.pyperf export.junit export.ktap
-    report report.svg report.axes report.figures report.hosts report.page kernel.debian
-    kernel.resolve kernel.modules lab.machines lab.boot lab.pack lab.runs lab.watching commands
-    commands.options commands.completion commands.settle commands.run commands.lab
-    commands.booting commands.kernels commands.show commands.compare commands.check
+    measure.running analysis.load render render.tables render.curves render.distributions
+    analysis.ratios analysis.differences analysis.causes analysis.compare render.compare_table
+    analysis.expectations measure.doctor render.export render.export.outcome render.export.csv
+    render.export.pyperf render.export.junit render.export.ktap render.report render.report.svg
+    render.report.axes render.report.figures render.report.hosts render.report.page
+    kernel.debian kernel.resolve kernel.modules lab.machines lab.boot lab.pack lab.matrix
+    commands commands.progress commands.options commands.completion commands.settle commands.run
+    commands.lab commands.booting commands.kernels commands.show commands.compare commands.check
     commands.report commands.export commands.perf commands.doctor cli __main__
 """.split()
 

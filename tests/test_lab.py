@@ -16,9 +16,9 @@ import pytest
 from kvmharness import cache
 from kvmharness.errors import LabLost
 from kvmharness.kernel import resolve, variants
-from kvmharness.lab import boot, machines, runs
+from kvmharness.lab import boot, machines, matrix
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.runs import Plan, Target
+from kvmharness.lab.matrix import Plan, Target
 from kvmharness.model import runfile
 from kvmharness.model.cases import select
 from kvmharness.model.run import CaseResult, Run, Settings
@@ -110,8 +110,8 @@ def plan(machine: machines.MachineKind = TCG_SVM) -> Plan:
     return Plan(select(["long64/empty"]), settings, None, machine, None, None)
 
 
-def measure(target: Target, machine: machines.MachineKind = TCG_SVM) -> runs.Result:
-    (result,) = runs.measure([target], plan(machine), 1, lambda _, line: None)
+def measure(target: Target, machine: machines.MachineKind = TCG_SVM) -> matrix.Result:
+    (result,) = matrix.measure([target], plan(machine), 1, lambda _, line: None)
     return result
 
 
@@ -155,13 +155,13 @@ def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
     without = dataclasses.replace(cured, modules=tmp_path, label="without")
     default = variants.parse("default")
     targets = [Target(without, default), Target(cured, default)]
-    found = {r.target: r for r in runs.measure(targets, plan(), 2, lambda _, line: None)}
+    found = {r.target: r for r in matrix.measure(targets, plan(), 2, lambda _, line: None)}
     assert "has no kvm_amd, as module or built in" in str(found[targets[0]].lost)
     assert found[targets[1]].run is not None
 
 
 def booted(cured: resolve.Kernel, command: str, **options: object) -> Iterator[Path]:
-    with runs.Workshop() as workshop:
+    with matrix.Workshop() as workshop:
         folder = workshop.job()
         boot.Runner().run(
             boot.Boot(cured, TCG_SVM, folder, command, **options),  # type: ignore[arg-type]
@@ -172,7 +172,7 @@ def booted(cured: resolve.Kernel, command: str, **options: object) -> Iterator[P
 
 def test_a_boot_that_hangs_is_lost(cured: resolve.Kernel) -> None:
     stopped = dataclasses.replace(TCG_SVM, options=(*TCG_SVM.options, "-S"))
-    with runs.Workshop() as workshop:
+    with matrix.Workshop() as workshop:
         folder = workshop.job()
         hung = boot.Boot(cured, stopped, folder, "true", silent_s=2)
         with pytest.raises(LabLost, match="silent for 2 s while booting"):
@@ -276,7 +276,7 @@ def test_no_machine_outlives_the_harness(number: signal.Signals, tmp_path: Path)
     assert wait_until(lambda: not own(), 5)
     left = [p for p in cache.folder("jobs").iterdir() if p.name.startswith(f"{harness.pid}-")]
     assert bool(left) == (number == signal.SIGKILL)
-    with runs.Workshop():  # the next one sweeps up
+    with matrix.Workshop():  # the next one sweeps up
         assert not any(path.exists() for path in left)
 
 

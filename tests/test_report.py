@@ -16,7 +16,7 @@ from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
 from kvmharness.model import runfile
 from kvmharness.model.run import Run
-from kvmharness.report import hosts, page
+from kvmharness.render.report import hosts, page
 from tests.samples import made_up_case, made_up_ends, made_up_lab_run, made_up_run
 from tests.test_summary import swept
 

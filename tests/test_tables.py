@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from kvmharness import tables
 from kvmharness.analysis.summary import summarise
+from kvmharness.render import tables
 from kvmharness.text import figure
 from tests.samples import made_up_lab_run, made_up_run
 

@@ -10,7 +10,7 @@ from kvmharness import errors
 from kvmharness.commands import lab
 
 if TYPE_CHECKING:
-    from kvmharness.lab.runs import Result
+    from kvmharness.lab.matrix import Result
     from kvmharness.model.cases import Case
     from kvmharness.model.run import Run
 
@@ -20,17 +20,18 @@ def runs_of(named: Sequence[str], variant: str, chosen: Sequence[Case]) -> list[
 
     Raises LabLost for the first that was lost, Unavailable for one that cannot do the variant.
     """
+    from kvmharness.commands import progress
     from kvmharness.kernel import resolve, variants
-    from kvmharness.lab import machines, runs, watching
+    from kvmharness.lab import machines, matrix
 
     machines.check_tools()
     kind = machines.choose(None)
     asked = variants.parse(variant)
-    targets = [runs.Target(resolve.resolve(name), asked) for name in named]
-    plan = runs.Plan(chosen, lab.settings(kind), None, kind, None, None)
+    targets = [matrix.Target(resolve.resolve(name), asked) for name in named]
+    plan = matrix.Plan(chosen, lab.settings(kind), None, kind, None, None)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
-    with watching.watch(targets) as progress:
-        found = {r.target: r for r in runs.measure(targets, plan, jobs, progress)}
+    with progress.watch(targets) as heard:
+        found = {r.target: r for r in matrix.measure(targets, plan, jobs, heard)}
     return [_run(found[target]) for target in targets]
 
 

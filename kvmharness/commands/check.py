@@ -83,9 +83,9 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: 
 
     Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
     """
-    from kvmharness import tables
     from kvmharness.analysis import expectations, summary
     from kvmharness.model import runfile
+    from kvmharness.render import tables
 
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = [expectations.parse(text) for text in texts]

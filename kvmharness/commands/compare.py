@@ -71,8 +71,8 @@ def compare(
 
     Example: kvmharness compare 5.10.json 6.1.json
     """
-    from kvmharness import compare_table, tables
     from kvmharness.analysis import compare as comparing
+    from kvmharness.render import compare_table, tables
 
     paths = (base, *new)
     if lab:

@@ -27,7 +27,7 @@ def export(run: Path, form: str, output: Path | None) -> None:
     from kvmharness import files
     from kvmharness.analysis import load
     from kvmharness.errors import UsageError
-    from kvmharness.export import csv, junit, ktap, pyperf
+    from kvmharness.render.export import csv, junit, ktap, pyperf
 
     writers = {"csv": csv, "pyperf": pyperf, "junit": junit, "ktap": ktap}
     found = load.read([run])

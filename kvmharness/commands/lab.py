@@ -15,7 +15,7 @@ from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
     from kvmharness.lab.machines import MachineKind
-    from kvmharness.lab.runs import Plan, Result, Target
+    from kvmharness.lab.matrix import Plan, Result, Target
     from kvmharness.model.run import Settings
 
 # In %, and in seconds of the booted kernel's clock, as for the options of these names.
@@ -116,7 +116,7 @@ def lab(
     from kvmharness.commands import settle
     from kvmharness.kernel import resolve
     from kvmharness.kernel import variants as known
-    from kvmharness.lab import machines, runs
+    from kvmharness.lab import machines, matrix
     from kvmharness.model import cases, suites
 
     machines.check_tools()
@@ -128,23 +128,23 @@ def lab(
     )
     chosen_settings = settings(kind, vms, samples, iterations, precision, timeout)
     wanted = [known.parse(text) for text in variants or ("default",)]
-    targets = [runs.Target(resolve.resolve(name), v) for name in kernel for v in wanted]
-    runs.check_labels(targets)
+    targets = [matrix.Target(resolve.resolve(name), v) for name in kernel for v in wanted]
+    matrix.check_labels(targets)
     if output:
-        runs.check_folder(output)
-    plan = runs.Plan(chosen, chosen_settings, suite_name, kind, kvm_modules, output)
+        matrix.check_folder(output)
+    plan = matrix.Plan(chosen, chosen_settings, suite_name, kind, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
 
 
 def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
-    from kvmharness.commands import settle
-    from kvmharness.lab import runs, watching
+    from kvmharness.commands import progress, settle
+    from kvmharness.lab import matrix
 
     found: list[Result] = []
     try:
-        with watching.watch(targets) as progress:
-            for result in runs.measure(targets, plan, jobs, progress):
+        with progress.watch(targets) as heard:
+            for result in matrix.measure(targets, plan, jobs, heard):
                 found.append(result)
     finally:
         for result in sorted(found, key=lambda r: targets.index(r.target)):
@@ -159,7 +159,7 @@ def show_console(lost: errors.LabLost) -> None:
 
 
 def _show(result: Result) -> None:
-    from kvmharness import curves
+    from kvmharness.render import curves
 
     name = result.target.label
     if result.run is not None:

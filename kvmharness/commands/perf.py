@@ -28,10 +28,11 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
 
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
-    from kvmharness import files, tables
+    from kvmharness import files
     from kvmharness.kvm import fds
     from kvmharness.measure import feasible, host, profile
     from kvmharness.model import cases
+    from kvmharness.render import tables
 
     chosen = cases.select([case])
     if len(chosen) != 1:

@@ -25,7 +25,7 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     """
     from kvmharness import files
     from kvmharness.analysis import load
-    from kvmharness.report import page
+    from kvmharness.render.report import page
 
     files.check_writable(output)
     files.write_whole(output, page.render(load.read(runs)).encode())

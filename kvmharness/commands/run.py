@@ -66,10 +66,11 @@ def run(
 
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
-    from kvmharness import curves, files
+    from kvmharness import files
     from kvmharness.commands import settle
     from kvmharness.measure import running
     from kvmharness.model import cases, runfile, suites
+    from kvmharness.render import curves
 
     suite = suites.load(suite_name) if suite_name is not None else None
     chosen = settle.within(suite, pattern) if suite else cases.select(pattern)

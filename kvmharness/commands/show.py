@@ -15,9 +15,9 @@ def show(file: Path, plot: bool) -> None:
 
     Example: kvmharness show here.json --plot
     """
-    from kvmharness import curves, distributions, tables
     from kvmharness.analysis import summary
     from kvmharness.model import runfile
+    from kvmharness.render import curves, distributions, tables
 
     record = runfile.read(file)
     summary.summarise(record)  # a killed run's figures may be older than its samples

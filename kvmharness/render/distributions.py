@@ -8,9 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from kvmharness import tables
 from kvmharness.analysis import stats
 from kvmharness.model.run import CaseResult, Run
+from kvmharness.render import tables
 from kvmharness.text import figure
 
 # The same on every terminal, so that two runs can be laid side by side.

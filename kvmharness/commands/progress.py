@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.lab.runs import Progress, Target
+from kvmharness.lab.matrix import Progress, Target
 
 
 @contextmanager

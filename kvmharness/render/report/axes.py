@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from kvmharness.report.svg import GRID, INK, MUTED
+from kvmharness.render.report.svg import GRID, INK, MUTED
 from kvmharness.text import figure
 
 # Pixels: as wide as a phone shows one to one.

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from kvmharness import tables
-from kvmharness.export.outcome import Outcome, figures, outcome
 from kvmharness.model.run import Run
+from kvmharness.render import tables
+from kvmharness.render.export.outcome import Outcome, figures, outcome
 from kvmharness.text import printable
 
 

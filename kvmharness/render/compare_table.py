@@ -13,7 +13,7 @@ from kvmharness.analysis import causes
 from kvmharness.analysis.compare import Comparison, Row
 from kvmharness.analysis.ratios import Ratio
 from kvmharness.model.run import UNITS
-from kvmharness.tables import INSTRUCTIONS, by_reason, plain
+from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
 COLOURS = {"slower": "red", "incorrect": "red", "faster": "green"}

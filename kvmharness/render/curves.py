@@ -8,9 +8,9 @@ from math import log2, log10
 from rich.console import Console
 from rich.text import Text
 
-from kvmharness import tables
 from kvmharness.model.run import Run, Slope
-from kvmharness.tables import edges
+from kvmharness.render import tables
+from kvmharness.render.tables import edges
 from kvmharness.text import figure
 
 # The same on every terminal, so that two runs can be laid side by side.

@@ -15,9 +15,9 @@ from matplotlib.path import Path
 
 from kvmharness.analysis import stats
 from kvmharness.model.run import CaseResult, Slope
-from kvmharness.report.axes import drawing, label, scale
-from kvmharness.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline
-from kvmharness.tables import with_interval
+from kvmharness.render.report.axes import drawing, label, scale
+from kvmharness.render.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline
+from kvmharness.render.tables import with_interval
 from kvmharness.text import short
 
 # With six colours, seven shapes tell 42 runs apart, also without colours.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 
-from kvmharness.export.outcome import figures, outcome
 from kvmharness.model.run import Run
+from kvmharness.render.export.outcome import figures, outcome
 from kvmharness.text import printable
 
 # How a case ended, as JUnit's element.

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from kvmharness import compare_table, tables
 from kvmharness.analysis import compare
 from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
 from kvmharness.model.counters import columns
 from kvmharness.model.run import UNITS, CaseResult, Run, Slope
-from kvmharness.report import figures, hosts
-from kvmharness.report.figures import Curve, Ratio
+from kvmharness.render import compare_table, tables
+from kvmharness.render.report import figures, hosts
+from kvmharness.render.report.figures import Curve, Ratio
 from kvmharness.text import printable
 
 # A letter each; nobody reads a table of more.
@@ -196,7 +196,7 @@ def render(files: Sequence[RunFile]) -> str:
     names = dict.fromkeys(case.name for entry in entries for case in entry.run.cases)
     clock = files[0].run.clock
     environment = Environment(
-        loader=PackageLoader("kvmharness.report", "."),
+        loader=PackageLoader("kvmharness.render.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
-from kvmharness import tables
 from kvmharness.model.run import CaseResult, Run
+from kvmharness.render import tables
 from kvmharness.text import printable
 
 
