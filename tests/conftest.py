@@ -36,7 +36,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     kernel = config.getoption("--lab")
     if kernel is None:
         return None
-    from tests.in_lab import run_tests  # noqa: PLC0415 - most runs boot nothing
+    from tests.support.in_lab import run_tests  # noqa: PLC0415 - most runs boot nothing
 
     return run_tests(kernel, config.getoption("keyword"))
 

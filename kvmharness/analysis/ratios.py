@@ -6,7 +6,7 @@ VM in twenty may land badly.  The interval of the difference is Welch's, for tri
 K. Yuen, "The two-sample trimmed t for unequal population variances" (1974), has it.
 
 No bootstrap here: corrected for many cases, an interval reaches into tails that resampling
-three or five blocks never produces.  tests/test_ratios.py holds the coverage.
+three or five blocks never produces.  tests/analysis/test_ratios.py holds the coverage.
 """
 
 from __future__ import annotations

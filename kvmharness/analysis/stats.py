@@ -4,7 +4,7 @@ The interval is a percentile bootstrap that resamples VMs first and samples with
 chosen VMs, because the spread between VMs is the larger one.  With few VMs a plain
 percentile interval is too narrow; the percentiles are widened as T. Hesterberg, "What
 Teachers Should Know About the Bootstrap" (2015), section 4.3 ("expanded percentile
-interval"), does for a t-based width.  tests/test_stats.py holds the coverage.
+interval"), does for a t-based width.  tests/analysis/test_stats.py holds the coverage.
 """
 
 from __future__ import annotations

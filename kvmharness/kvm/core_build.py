@@ -65,7 +65,7 @@ void kvmh_cpuid(uint32_t leaf, uint32_t registers[4]);
 """
 
 # The header's macros for the requests that raw.py builds on its own: held against each
-# other by tests/test_raw.py.
+# other by tests/kvm/test_raw.py.
 REQUESTS = """
     KVM_GET_API_VERSION KVM_CREATE_VM KVM_CHECK_EXTENSION KVM_GET_VCPU_MMAP_SIZE
     KVM_GET_SUPPORTED_CPUID KVM_CREATE_VCPU KVM_SET_USER_MEMORY_REGION KVM_SET_TSS_ADDR

@@ -1,0 +1,290 @@
+"""The lab on real kernels: classes proved, every way to be lost provoked, nothing left behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvmharness import cache
+from kvmharness.errors import LabLost
+from kvmharness.kernel import resolve, variants
+from kvmharness.lab import boot, machines, matrix
+from kvmharness.lab.machines import TCG_SVM
+from kvmharness.lab.matrix import Plan, Target
+from kvmharness.model import runfile
+from kvmharness.model.cases import select
+from kvmharness.model.run import CaseResult, Run, Settings
+from tests.support.kernels import CURED, UNCURED, need_lab, newest
+
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(600)]
+CASES = ("long64/empty", "long64/cr0_wp", "long64/cpuid")
+
+
+@pytest.fixture(autouse=True)
+def lab() -> None:
+    need_lab()
+
+
+def run_lab(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "kvmharness", "lab", "--machine", "tcg-svm", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
+
+
+@pytest.fixture(scope="session")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Measure both kernels by the command line, at once; return the folder and the output."""
+    need_lab()
+    folder = tmp_path_factory.mktemp("lab") / "runs"
+    names = [newest(UNCURED), newest(CURED)]
+    chosen = [f"--case={name}" for name in CASES]
+    done = run_lab(*names, "--variant", "tdp", *chosen, "--vms", "2", "-o", str(folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def run_of(measured: tuple[Path, str], series: str) -> Run:
+    (path,) = measured[0].glob(f"{series}.*-tdp.json")
+    return runfile.read(path)
+
+
+def case(run: Run, op: str) -> CaseResult:
+    return next(c for c in run.cases if c.op == op)
+
+
+def median(run: Run, op: str) -> float:
+    per_op = case(run, op).per_op
+    assert per_op is not None
+    return per_op.median
+
+
+def test_the_regression_and_its_cure_are_told_by_their_class(measured: tuple[Path, str]) -> None:
+    uncured, cured = (run_of(measured, series) for series in (UNCURED, CURED))
+    assert case(uncured, "cr0_wp").class_ == "exit/rebuilt"
+    assert case(cured, "cr0_wp").class_ == "exit/kept"
+    assert uncured.host.kvm.role_layout.value == "unified"
+    assert cured.host.kvm.role_layout.value == "split"
+    for run in (uncured, cured):
+        assert case(run, "empty").class_ == "no-exit/kept"
+        assert case(run, "cpuid").class_ == "exit/kept"
+
+
+def test_the_figures_are_those_of_the_classes(measured: tuple[Path, str]) -> None:
+    uncured, cured = (run_of(measured, series) for series in (UNCURED, CURED))
+    assert median(uncured, "cr0_wp") > 20 * median(cured, "cr0_wp")
+    # The loop's decrement and jump, and its share of the six instructions around a sample.
+    assert median(uncured, "empty") == median(cured, "empty") == 2.06
+
+
+def test_a_run_of_the_lab_says_what_it_is(measured: tuple[Path, str]) -> None:
+    folder, out = measured
+    run = run_of(measured, CURED)
+    assert run.clock == "insn"
+    assert run.finished is not None
+    assert all(c.unit == "insn" and c.tsc is None and c.tsc_khz is None for c in run.cases)
+    assert all(len(c.samples) == 26 for c in run.cases)
+    lab = run.host.lab
+    assert lab is not None
+    assert (lab.machine, lab.variant, lab.kernel) == ("tcg-svm", "tdp", newest(CURED))
+    assert set(lab.modules) == {"kvm", "kvm_amd"}
+    assert lab.l0.kernel.release == os.uname().release
+    assert lab.qemu_cpu == TCG_SVM.cpu
+    assert "kvm.tdp_mmu=1" in (run.host.kernel.cmdline or "")
+    assert run.host.kvm.parameters["kvm"]["tdp_mmu"] == "Y"
+    assert run.host.name == "lab"
+    assert out.count("They rank kernels; they are no nanoseconds.") == 2
+    assert len(list(folder.glob("*.log"))) == 2
+
+
+def plan(machine: machines.MachineKind = TCG_SVM) -> Plan:
+    settings = Settings(1, 2, 1.0, 20, 0, 1.0, 100.0)
+    return Plan(select(["long64/empty"]), settings, None, machine, None, None)
+
+
+def measure(target: Target, machine: machines.MachineKind = TCG_SVM) -> matrix.Result:
+    (result,) = matrix.measure([target], plan(machine), 1, lambda _, line: None)
+    return result
+
+
+@pytest.fixture
+def cured() -> resolve.Kernel:
+    return resolve.resolve(newest(CURED))
+
+
+def test_a_variant_that_the_kernel_cannot_do_is_skipped(cured: resolve.Kernel) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Impossible(variants.Variant):
+        def parameters(self, vendor: str) -> dict[str, dict[str, str]]:
+            return {"kvm": {"no_such_thing": "1"}, vendor: {}}
+
+    result = measure(Target(cured, Impossible("impossible")))
+    assert result.skipped == "kvm has no parameter no_such_thing on this kernel"
+    assert result.run is None
+
+
+def test_a_cpu_without_svm_is_lost(cured: resolve.Kernel) -> None:
+    without = dataclasses.replace(TCG_SVM, cpu="EPYC,-svm")
+    result = measure(Target(cured, variants.parse("default")), without)
+    assert result.lost is not None
+    assert "kvm_amd: insmod" in str(result.lost)
+
+
+def test_a_kernel_that_panics_is_lost_with_its_console(cured: resolve.Kernel) -> None:
+    alone = dataclasses.replace(cured, modules=None)  # no 9p: it cannot mount its root
+    result = measure(Target(alone, variants.parse("default")))
+    assert result.lost is not None
+    assert "the machine ended before its job did" in str(result.lost)
+    assert "Kernel panic" in result.lost.console
+
+
+def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
+    cured: resolve.Kernel, tmp_path: Path
+) -> None:
+    assert cured.modules is not None
+    (tmp_path / "modules.dep").write_text("kernel/fs/9p/9p.ko:\n")
+    (tmp_path / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
+    without = dataclasses.replace(cured, modules=tmp_path, label="without")
+    default = variants.parse("default")
+    targets = [Target(without, default), Target(cured, default)]
+    found = {r.target: r for r in matrix.measure(targets, plan(), 2, lambda _, line: None)}
+    assert "has no kvm_amd, as module or built in" in str(found[targets[0]].lost)
+    assert found[targets[1]].run is not None
+
+
+def booted(cured: resolve.Kernel, command: str, **options: object) -> Iterator[Path]:
+    with matrix.Workshop() as workshop:
+        folder = workshop.job()
+        boot.Runner().run(
+            boot.Boot(cured, TCG_SVM, folder, command, **options),  # type: ignore[arg-type]
+            lambda line: None,
+        )
+        yield folder
+
+
+def test_a_boot_that_hangs_is_lost(cured: resolve.Kernel) -> None:
+    stopped = dataclasses.replace(TCG_SVM, options=(*TCG_SVM.options, "-S"))
+    with matrix.Workshop() as workshop:
+        folder = workshop.job()
+        hung = boot.Boot(cured, stopped, folder, "true", silent_s=2)
+        with pytest.raises(LabLost, match="silent for 2 s while booting"):
+            boot.Runner().run(hung, lambda line: None)
+        assert not [line for line in machines_running() if str(folder) in line]
+
+
+def test_a_user_who_is_not_root_boots_too(cured: resolve.Kernel, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("it is so in every other test")
+    # With a cache and a home of its own, which nobody may write.
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(0o755)
+    command = [
+        "setpriv",
+        "--reuid",
+        "65534",
+        "--regid",
+        "65534",
+        "--clear-groups",
+        "--bounding-set",
+        "-all",
+        "env",
+        f"XDG_CACHE_HOME={tmp_path}",
+        f"HOME={tmp_path}",
+        f"TMPDIR={tmp_path}",
+        sys.executable,
+        "-m",
+        "kvmharness",
+        "lab",
+        str(cured.image.parents[1]),
+        "--case",
+        "long64/empty",
+        "--machine",
+        "tcg-svm",
+        "-o",
+        str(tmp_path / "runs"),
+    ]
+    if not readable_by_others(Path(sys.executable), cured.image):
+        pytest.skip("Python or the kernel lies where only root may read")
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "long64/empty" in done.stdout
+
+
+def readable_by_others(*paths: Path) -> bool:
+    folders = {parent for path in paths for parent in path.resolve().parents}
+    return all(folder.stat().st_mode & 0o005 == 0o005 for folder in folders)
+
+
+def test_the_hosts_files_are_read_only(cured: resolve.Kernel, tmp_path: Path) -> None:
+    probe = tmp_path / "probe"
+    there = f"/{boot.HOST}{probe}"
+    command = (
+        f"touch {there}; mount -o remount,rw /{boot.HOST}; touch {there}; "
+        f"touch /{boot.JOB_AT}/written"
+    )
+    for folder in booted(cured, command):
+        assert (folder / "written").exists()
+    assert not probe.exists()
+
+
+def machines_running() -> list[str]:
+    """Return the command lines of the machines that run in the cache's jobs."""
+    jobs = str(cache.folder("jobs"))
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if jobs in line and "-kernel" in line:
+            found.append(line)
+    return found
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_machine_outlives_the_harness(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "kvmharness", "lab", newest(CURED), "-o", str(tmp_path)]
+    with subprocess.Popen(
+        [*command, "--machine", "tcg-svm"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as harness:
+
+        def own() -> list[str]:
+            return [line for line in machines_running() if f"/{harness.pid}-" in line]
+
+        assert wait_until(own, 60)
+        harness.send_signal(number)
+        harness.wait(30)
+    assert harness.returncode == (-9 if number == signal.SIGKILL else 130)
+    assert wait_until(lambda: not own(), 5)
+    left = [p for p in cache.folder("jobs").iterdir() if p.name.startswith(f"{harness.pid}-")]
+    assert bool(left) == (number == signal.SIGKILL)
+    with matrix.Workshop():  # the next one sweeps up
+        assert not any(path.exists() for path in left)
+
+
+def test_a_truncated_package_is_one_line(tmp_path: Path, kvmharness: Call) -> None:
+    deb = tmp_path / "linux-image.deb"
+    deb.write_bytes(b"!<arch>\ndebian-binary   1410122664  0     0     100644  4         `\n2.0\n")
+    done = kvmharness("lab", str(deb))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "unpack linux-image.deb: " in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not [p for p in cache.folder("debs").iterdir() if p.is_dir() and p.name[0] == "."]

@@ -1,0 +1,54 @@
+"""The table against its golden file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kvmharness.analysis.summary import summarise
+from kvmharness.render import tables
+from kvmharness.text import figure
+from tests.support.samples import made_up_lab_run, made_up_run
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def rendered(run: object) -> str:
+    out = io.StringIO()
+    tables.show(run, Console(file=out, width=tables.WIDTH, highlight=False))  # type: ignore[arg-type]
+    return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
+
+
+def test_table_is_the_golden_one() -> None:
+    run = made_up_run()
+    run.cases[0].absent["kvm.*"] = "no such file"
+    summarise(run)
+    assert rendered(run) == (GOLDEN / "show.txt").read_text()
+
+
+def test_a_lab_says_what_its_figures_are() -> None:
+    run = made_up_lab_run()
+    summarise(run)
+    assert rendered(run) == (GOLDEN / "lab.txt").read_text()
+
+
+def test_every_way_to_end_is_said() -> None:
+    run = made_up_run()
+    run.finished = None
+    run.cases[0].failed = "guest: triple fault; rip 0x1000"
+    run.cases[1].noisy = "interval ±9% where ±5% was asked"
+    text = rendered(run)
+    assert "failed: long64/empty: guest: triple fault; rip 0x1000" in text
+    assert "noisy: long64/cr0_wp: interval ±9%" in text
+    assert "cut short: " in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.1235"), (12.3456, "12.35"), (1234.5, "1,234"), (158062.4, "158,062")],
+)
+def test_figures_have_four_digits(value: float, text: str) -> None:
+    assert figure(value) == text
