@@ -80,7 +80,7 @@ def simulate(rng: np.random.Generator, noise: Noise, trials: int) -> tuple[float
     found = [0, 0]
     for _ in range(trials):
         sides = [[blocks(draw(rng, noise)) for _ in range(CASES)] for _ in range(2)]
-        verdicts = [verdict(*pair, noise.runs) for pair in zip(*sides, strict=True)]
+        verdicts = [verdict(a, b, noise.runs) for a, b in zip(*sides, strict=True)]
         alarms += any(v in ("faster", "slower") for v in verdicts)
         same += verdicts.count("same")
         for n, planted in enumerate((1.03, 1.10)):

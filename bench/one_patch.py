@@ -9,6 +9,7 @@ the lab.  It needs gcc-12, make, and Debian's packages, which are fetched into t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -60,7 +61,7 @@ def lay_out(into: Path) -> None:
         shutil.copytree(headers / name, tree / name, symlinks=True, dirs_exist_ok=True)
     wanted = [f"{SOURCE}/arch/x86/kvm", f"{SOURCE}/virt"]
     archive = sources / f"{SOURCE}.tar.xz"
-    command = ["tar", "xf", archive, "-C", tree, "--strip-components=1", *wanted]
+    command = ["tar", "xf", str(archive), "-C", str(tree), "--strip-components=1", *wanted]
     subprocess.run(command, check=True)
 
 
@@ -105,12 +106,12 @@ def main() -> None:
         source.write_text(text)
         built[name] = home / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         log = built[name].with_suffix(".log")
-        cache.made_once(built[name], lambda into, log=log: build(tree, log, into))
+        cache.made_once(built[name], functools.partial(build, tree, log))
     for name, modules in built.items():
         lab = [sys.executable, "-m", "kvmharness", "lab", f"linux-image-{RELEASE}"]
         cases = [f"--case=long64/{op}" for op in ("empty", "cr0_wp", "cr4_smep", "cpuid")]
         variants = ["--variant", "tdp", "--variant", "legacy", "--variant", "shadow"]
-        options = ["--kvm-modules", modules, "-o", output / name]
+        options = ["--kvm-modules", str(modules), "-o", str(output / name)]
         status = subprocess.run([*lab, *cases, *variants, *options], check=False).returncode
         if status:
             sys.exit(status)

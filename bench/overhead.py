@@ -20,7 +20,7 @@ from pathlib import Path
 from kvmharness.guest import state
 from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.measure.session import calibrate, pinned
+from kvmharness.measure.take import calibrate, pinned
 from kvmharness.model.cases import Case
 
 HERE = Path(__file__).parent

@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "kernel": LEAVES | {"model"},
     "counters": LEAVES | {"model", "kvm"},
     "guest": LEAVES | {"model", "kvm", "counters"},
-    "measure": LEAVES | {"model", "kvm", "counters", "guest", "kernel", "analysis"},
+    "measure": LEAVES | {"model", "kvm", "counters", "guest", "kernel"},
     "analysis": LEAVES | {"model"},
     "render": LEAVES | {"model", "analysis"},
     "lab": LEAVES | {"model", "kvm", "counters", "guest", "measure", "kernel", "analysis"},

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+
+from kvmharness.model.run import Sampled
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,13 @@ class Profiled:
     baseline: str | None
 
 
-def difference(
-    case: Mapping[str, int], ops: int, empty: Mapping[str, int], empty_ops: int
-) -> list[SymbolCost]:
-    """Return a row a symbol, per op and net of `empty` (no ops: gross), hottest net first."""
+def profiled(unit: str, case: Sampled, empty: Sampled | None) -> Profiled:
+    """Return a case's costs per op by symbol, net of `empty`'s (None: gross), hottest first."""
     rows = []
-    for symbol in case.keys() | empty.keys():
-        gross = case.get(symbol, 0) / ops
-        rows.append(SymbolCost(symbol, gross, gross - empty.get(symbol, 0) / max(empty_ops, 1)))
-    return sorted(rows, key=lambda row: (-row.net, row.symbol))
+    spent = empty.counts if empty else {}
+    for symbol in case.counts.keys() | spent.keys():
+        gross = case.counts.get(symbol, 0) / case.ops
+        of_empty = spent.get(symbol, 0) / empty.ops if empty else 0.0
+        rows.append(SymbolCost(symbol, gross, gross - of_empty))
+    rows.sort(key=lambda row: (-row.net, row.symbol))
+    return Profiled(rows, unit, case.ops, empty.case if empty else None)

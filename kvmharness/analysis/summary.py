@@ -116,3 +116,13 @@ def summarise(run: Run) -> None:
         result.noisy = _noise(result, own, run.settings.precision)
     run.slopes = _slopes(run, groups)
     classify_cases(run)
+
+
+def noisy_now(run: Run) -> set[str]:
+    """Summarise, and name the cases whose interval is too wide, each with its `empty`.
+
+    A net figure compares what was measured side by side.
+    """
+    summarise(run)
+    noisy = {case.name for case in run.cases if case.noisy and not case.failed}
+    return noisy | {case.case.baseline for case in run.cases if case.name in noisy}

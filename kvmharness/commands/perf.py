@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -29,6 +30,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
     Example: kvmharness perf long64/cr0_wp --output perf.data
     """
     from kvmharness import files
+    from kvmharness.analysis.profile import profiled
     from kvmharness.kvm import fds
     from kvmharness.measure import feasible, host, profile
     from kvmharness.model import cases
@@ -41,15 +43,15 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
         raise errors.UsageError("perf --kvm-stat: perf prints a report; leave --output out")
     if output:
         files.check_writable(output)
-    timeout_s = 10 * seconds + 10
+    wanted = profile.settings(seconds, max(os.sched_getaffinity(0)))
     module = host.vendor_module()
     with fds.System() as system:
         reason = feasible.why_not(chosen[0], feasible.limits(system, module))
         if reason:
             raise errors.Unavailable(f"perf {chosen[0].name}: {reason}")
         if kvm_stat:
-            report = profile.kvm_stat(system, chosen[0], module, timeout_s)
+            report = profile.kvm_stat(system, chosen[0], module, wanted)
             click.echo(report, nl=False)
             return
-        profiled = profile.profile(system, chosen[0], seconds, timeout_s, output)
-    tables.show_profile(profiled, chosen[0].name, top, tables.console())
+        sampled = profile.profile(system, chosen[0], wanted, output)
+    tables.show_profile(profiled(*sampled), chosen[0].name, top, tables.console())

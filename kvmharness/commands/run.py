@@ -67,8 +67,7 @@ def run(
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
     from kvmharness import files
-    from kvmharness.commands import settle
-    from kvmharness.measure import running
+    from kvmharness.commands import measuring, settle
     from kvmharness.model import cases, runfile, suites
     from kvmharness.render import curves
 
@@ -84,7 +83,9 @@ def run(
         files.check_writable(output)
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
     extend = vms is None and not quick and (defaults is None or defaults.vms is None)
-    record, interrupted = running.measure(chosen, settings, output, extend=extend, suite=suite_name)
+    record, interrupted = measuring.measure(
+        chosen, settings, output, extend=extend, suite=suite_name
+    )
     unwritten = None
     if output:
         try:

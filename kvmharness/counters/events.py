@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvmharness.counters.perf import Event, has_tracepoint
+from kvmharness.counters.perf import Event
+from kvmharness.counters.tracefs import has_tracepoint
 from kvmharness.model.counters import Counter, of
 
 

@@ -13,7 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from kvmharness.counters.perf import Event, abandoned, owner, tracing
+from kvmharness.counters.perf import Event
+from kvmharness.counters.tracefs import NOT_MOUNTED, abandoned, owner, tracing
 from kvmharness.model.counters import KPROBE_PREFIX, of
 
 KALLSYMS = Path("/proc/kallsyms")
@@ -45,7 +46,7 @@ class Probes:
         self._root = root or tracing()
         self._set: list[str] = []
         if self._root is None:
-            self._give_up("tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing")
+            self._give_up(NOT_MOUNTED)
             return
         self._control = self._root / "kprobe_events"
         self._sweep()

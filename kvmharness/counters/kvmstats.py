@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvmharness.counters.source import Watched
 from kvmharness.errors import KvmError
 from kvmharness.kvm.fds import Vcpu, Vm
 from kvmharness.kvm.raw import ffi, lib, new
+from kvmharness.model.counters import KVM_PREFIX
 
-PREFIX = "kvm."
 DEBUGFS = Path("/sys/kernel/debug/kvm")
 # debugfs does not say which of its values are counts: these, before 5.14, are not.
 NO_COUNTS = frozenset(
@@ -103,33 +103,35 @@ class Debugfs:
 
 
 class KvmStats:
-    """The statistics of one VM and its vCPUs added up, as a counter source.
+    """The statistics of one VM and its vCPUs added up, as a counter source."""
 
-    `absent` says why there are none (then begin() and end() do nothing), else it is None.
-    """
-
-    def __init__(self, vm: Vm, vcpus: Sequence[Vcpu]) -> None:
-        self.absent: str | None = None
+    def __init__(self) -> None:
+        self.absent: dict[str, str] = {}
         self._readers: list[StatsFd | Debugfs] = []
         self._before: dict[str, int] = {}
+
+    def attach(self, guest: Watched) -> None:
+        """Open the statistics of this guest's VM and vCPUs."""
+        self.close()
+        self.absent = {}
         try:
-            self._readers.append(StatsFd(vm))
-            for vcpu in vcpus:
+            self._readers.append(StatsFd(guest.vm))
+            for vcpu in guest.vcpus:
                 self._readers.append(StatsFd(vcpu))
             return
         except KvmError as error:
             cause = str(error)
             self.close()
         try:
-            self._readers = [Debugfs(vm)]
+            self._readers = [Debugfs(guest.vm)]
         except OSError as error:
-            self.absent = f"{cause}; {error}"
+            self.absent[f"{KVM_PREFIX}*"] = f"{cause}; {error}"
 
     def _read(self) -> dict[str, int]:
         counts: dict[str, int] = {}
         for reader in self._readers:
             for name, value in reader.read().items():
-                counts[PREFIX + name] = counts.get(PREFIX + name, 0) + value
+                counts[KVM_PREFIX + name] = counts.get(KVM_PREFIX + name, 0) + value
         return counts
 
     def begin(self) -> None:

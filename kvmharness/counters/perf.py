@@ -17,18 +17,21 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from kvmharness.counters.source import Watched
+from kvmharness.counters.tracefs import NOT_MOUNTED, tracing
 from kvmharness.errors import Unavailable
 
 # perf answers within milliseconds; on an emulated machine `perf record` starts in half a minute.
 ACK_TIMEOUT_S = 60.0
+# Before any thread is pinned.
+ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
 # Printing what was recorded takes longer.
 TEXT_TIMEOUT_S = 120.0
-TRACING = (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing"))
 
 
 class PerfError(Unavailable):
@@ -46,35 +49,6 @@ class Event:
     def arguments(self) -> list[str]:
         """Return perf's options for this event."""
         return ["-e", self.spec] + (["--filter", self.filter] if self.filter else [])
-
-
-def owner() -> str:
-    """Return what names this process in tracefs: pid namespace and pid."""
-    return f"{_namespace()}_{os.getpid()}"
-
-
-def abandoned(tag: str) -> bool:
-    """Tell whether the process that an owner() tag names is gone (False if not ours to say)."""
-    namespace, _, pid = tag.partition("_")
-    return namespace == _namespace() and not Path("/proc", pid).exists()
-
-
-def _namespace() -> str:
-    try:
-        return str(os.stat("/proc/self/ns/pid").st_ino)
-    except OSError:
-        return "0"
-
-
-def tracing() -> Path | None:
-    """Return where tracefs is mounted and readable, None where it is not."""
-    return next((p for p in TRACING if os.access(p / "events", os.R_OK | os.X_OK)), None)
-
-
-def has_tracepoint(spec: str) -> bool:
-    """Tell whether this kernel has the tracepoint `system:name`."""
-    root = tracing()
-    return root is not None and (root / "events" / spec.replace(":", "/")).is_dir()
 
 
 def _reason(stderr: str) -> str:
@@ -131,7 +105,7 @@ def _why(stderr: str) -> str:
             "kernel.perf_event_paranoid=-1 and mount -o remount,mode=755 /sys/kernel/tracing"
         )
     if tracing() is None:
-        return "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing"
+        return NOT_MOUNTED
     return _reason(stderr)
 
 
@@ -174,6 +148,9 @@ class Attached:
             text=True,
             start_new_session=True,
         )
+        # The vCPU's thread may be pinned: perf, which inherits that, is not to run beside it.
+        with suppress(OSError):
+            os.sched_setaffinity(self.process.pid, ALLOWED_CPUS)
 
     def switch(self, word: str) -> None:
         """Send `enable` or `disable` and wait until perf has done it."""
@@ -244,22 +221,38 @@ def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], di
 
 
 class PerfSource:
-    """A perf command on `threads` between two doorbells, as a counter source.
+    """A perf command on a guest's threads between two doorbells, as a counter source.
 
-    Failures do not stop a measurement: `failure` then says why there are no counts.
+    `names` are what it counts; where perf fails, `failure` says why and each of them is absent.
     Subclasses say in collect() what perf's output file holds.
     """
 
     def __init__(
-        self, arguments: Sequence[str], command: str = "perf", threads: Sequence[int] = ()
+        self, arguments: Sequence[str], names: Sequence[str], command: str = "perf"
     ) -> None:
+        self.absent: dict[str, str] = {}
         self.failure: str | None = None
+        self._arguments = arguments
+        self._names = names
         self._command = command
         self._perf: Attached | None = None
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self.absent = dict.fromkeys(self._names, reason)
+
+    def attach(self, guest: Watched) -> None:
+        """Start perf on the threads that run this guest's vCPUs."""
+        self.attach_to(guest.thread_ids)
+
+    def attach_to(self, threads: Sequence[int]) -> None:
+        """Start perf on `threads` (none: the calling one)."""
+        self.close()
+        self.absent, self.failure = {}, None
         try:
-            self._perf = Attached(arguments, command, threads)
+            self._perf = Attached(self._arguments, self._command, threads)
         except PerfError as error:
-            self.failure = str(error)
+            self._fail(str(error))
 
     def begin(self) -> None:
         """Start counting; perf has acknowledged when this returns."""
@@ -267,7 +260,7 @@ class PerfSource:
             try:
                 self._perf.switch("enable")
             except PerfError as error:
-                self.failure = str(error)
+                self._fail(str(error))
 
     def end(self) -> dict[str, int]:
         """Stop counting and return the counts, {} where perf failed."""
@@ -278,9 +271,9 @@ class PerfSource:
             self._perf.stop()
             return self.collect(self._perf.output)
         except PerfError as error:
-            self.failure = str(error)
+            self._fail(str(error))
         except OSError as error:
-            self.failure = f"perf left no counts: {error.strerror}"
+            self._fail(f"perf left no counts: {error.strerror}")
         return {}
 
     def collect(self, output: Path) -> dict[str, int]:
@@ -291,11 +284,13 @@ class PerfSource:
         """End perf and remove its files."""
         if self._perf is not None:
             self._perf.close()
+            self._perf = None
 
 
 def tried(events: Sequence[Event]) -> PerfStat:
     """Count nothing with `events`: its `failure` and `absent` tell what perf can do here."""
     with closing(PerfStat(events)) as stat:
+        stat.attach_to(())
         stat.begin()
         stat.end()
     return stat
@@ -304,13 +299,11 @@ def tried(events: Sequence[Event]) -> PerfStat:
 class PerfStat(PerfSource):
     """Counts of `events`; `absent` says why single ones have none."""
 
-    def __init__(
-        self, events: Sequence[Event], command: str = "perf", threads: Sequence[int] = ()
-    ) -> None:
-        self.absent: dict[str, str] = {}
+    def __init__(self, events: Sequence[Event], command: str = "perf") -> None:
         self._events = events
         options = [part for event in events for part in event.arguments()]
-        super().__init__(["stat", "-j", "--no-inherit", *options], command, threads)
+        names = [event.name for event in events]
+        super().__init__(["stat", "-j", "--no-inherit", *options], names, command)
 
     def collect(self, output: Path) -> dict[str, int]:
         """Read perf stat's JSON."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 from kvmharness.counters.perf import PerfError, PerfSource, perf_text
@@ -41,11 +40,9 @@ class Profile(PerfSource):
     `keep` is where perf.data is copied to, for the user's own tools.
     """
 
-    def __init__(
-        self, event: str, frequency: int, threads: Sequence[int], keep: Path | None = None
-    ) -> None:
+    def __init__(self, event: str, frequency: int, keep: Path | None = None) -> None:
         self._keep = keep
-        super().__init__(["record", "-q", "-F", str(frequency), "-e", event], threads=threads)
+        super().__init__(["record", "-q", "-F", str(frequency), "-e", event], [event])
 
     def collect(self, output: Path) -> dict[str, int]:
         """Have perf resolve the symbols and add them up."""
@@ -60,8 +57,8 @@ class KvmStat(PerfSource):
 
     report = ""
 
-    def __init__(self, threads: Sequence[int]) -> None:
-        super().__init__(["kvm", "stat", "record"], threads=threads)
+    def __init__(self) -> None:
+        super().__init__(["kvm", "stat", "record"], ["kvm stat"])
 
     def collect(self, output: Path) -> dict[str, int]:
         """Have perf write its report."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
-from kvmharness.counters.perf import abandoned, owner, tracing
+from kvmharness.counters.source import Watched
+from kvmharness.counters.tracefs import Instance
 
 EVENT = Path("events/kvm/kvm_exit/enable")
 # Enough to see every reason of a loop, few enough for the instance's buffer.
 MOST_OPS = 1000
+NAME = "exit_reasons"
 
 
 def parse(trace: str) -> Counter[str]:
@@ -25,46 +25,36 @@ def parse(trace: str) -> Counter[str]:
 
 
 class ExitReasons:
-    """Exits by reason between two doorbells, as a counter source; watch() says of which threads.
+    """Exits by reason between two doorbells, as a counter source, through `instance`."""
 
-    `failure` says why there are none.  The instance is kept until close(): the kernel makes
-    thousands of files for it.
-    """
+    def __init__(self, instance: Instance) -> None:
+        self.absent: dict[str, str] = {}
+        self._instance = instance
 
-    def __init__(self, root: Path | None = None) -> None:
-        self.failure: str | None = None
-        self._instance: Path | None = None
-        root = root or tracing()
-        if root is None:
-            self.failure = "tracefs is not mounted: mount -t tracefs none /sys/kernel/tracing"
-            return
-        for left in (root / "instances").glob("kvmharness_*"):
-            if abandoned(left.name.partition("_")[2]):
-                with suppress(OSError):  # of a kvmharness that was killed
-                    left.rmdir()
-        instance = root / "instances" / f"kvmharness_{owner()}"
-        try:
-            instance.mkdir()
-            self._instance = instance
-        except OSError as error:
-            self.failure = f"tracefs: {error.strerror}; run as root"
+    def _folder(self) -> Path | None:
+        """Return where to trace, None where that failed."""
+        if self._instance.failure:
+            self.absent[NAME] = self._instance.failure
+        return None if NAME in self.absent else self._instance.folder
 
-    def watch(self, threads: Sequence[int]) -> None:
-        """Count the exits of these threads from now on, and forget what was counted."""
-        if self._instance is None or self.failure is not None:
+    def attach(self, guest: Watched) -> None:
+        """Count the exits of this guest's threads, and forget what was counted."""
+        folder = self._folder()
+        if folder is None:
             return
         try:
-            (self._instance / "set_event_pid").write_text(" ".join(map(str, threads)))
-            (self._instance / "trace").write_text("")  # opening it to write empties the buffer
+            (folder / "set_event_pid").write_text(" ".join(map(str, guest.thread_ids)))
+            (folder / "trace").write_text("")  # opening it to write empties the buffer
         except OSError as error:
-            self.failure = f"tracefs: {error.strerror}; run as root"
+            self.absent[NAME] = f"tracefs: {error.strerror}; run as root"
 
     def _switch(self, on: bool) -> None:
-        if self._instance is not None and self.failure is None:
+        folder = self._folder()
+        if folder is not None:
             try:
-                (self._instance / EVENT).write_text("1" if on else "0")
+                (folder / EVENT).write_text("1" if on else "0")
             except OSError as error:
-                self.failure = f"tracefs: {EVENT}: {error.strerror}"
+                self.absent[NAME] = f"tracefs: {EVENT}: {error.strerror}"
 
     def begin(self) -> None:
         """Start tracing."""
@@ -73,21 +63,18 @@ class ExitReasons:
     def end(self) -> dict[str, int]:
         """Stop and return how often each reason came."""
         self._switch(False)
-        if self._instance is None or self.failure is not None:
+        folder = self._folder()
+        if folder is None:
             return {}
         lost = sum(
             int(found)
-            for path in self._instance.glob("per_cpu/cpu*/stats")
+            for path in folder.glob("per_cpu/cpu*/stats")
             for found in re.findall(r"^overrun: (\d+)", path.read_text(), re.MULTILINE)
         )
         if lost:
-            self.failure = f"tracefs: {lost} events overran the buffer"
+            self.absent[NAME] = f"tracefs: {lost} events overran the buffer"
             return {}
-        return dict(parse((self._instance / "trace").read_text(errors="replace")))
+        return dict(parse((folder / "trace").read_text(errors="replace")))
 
     def close(self) -> None:
-        """Remove the instance."""
-        if self._instance is not None:
-            with suppress(OSError):
-                self._instance.rmdir()
-            self._instance = None
+        """Nothing of a guest's is held."""

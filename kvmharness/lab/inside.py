@@ -17,13 +17,12 @@ import msgspec
 from kvmharness.errors import HarnessError
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
-from kvmharness.kvm import fds
 from kvmharness.kvm.fds import System
 from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Outcome
-from kvmharness.measure import collect, host
-from kvmharness.measure.session import Session
-from kvmharness.model import run, runfile
-from kvmharness.model.run import Run, Settings
+from kvmharness.measure import host
+from kvmharness.measure.collect import Plan, Step, collect
+from kvmharness.model import runfile
+from kvmharness.model.run import Run
 
 PRIORITY = 50
 # Quiet: at most this share of a window went into anything but idling.
@@ -78,35 +77,21 @@ def _parameters() -> dict[str, dict[str, str]]:
     return {folder.name: host.read_folder(folder / "parameters") for folder in folders}
 
 
-def _warm_up(system: System, job: Job) -> None:
-    """Measure everything once: the first VM after a boot differs, and is no sample."""
-    once = msgspec.structs.replace(job.settings, vms=1, samples_per_vm=1)
-    for _ in Session(system, job.cases, once, clock=job.clock).measure(1):
-        pass
+def _measure(folder: Path, job: Job) -> None:
+    """Do what the host asked for, leaving the run beside the job whenever it has grown."""
 
+    def on_step(run: Run, step: Step) -> None:
+        if step.phase == "measured":
+            number = (step.round - 1) * step.of + step.number
+            _say(folder, f"measuring {number} of {step.rounds * step.of}: {step.case}")
+        elif step.phase == "counting":
+            _say(folder, f"counting {step.number} of {step.of}: {step.case}")
+        if step.phase == "counted" or (step.phase == "measured" and step.number == step.of):
+            runfile.write(folder / RUN, run)
 
-def _measure(folder: Path, job: Job) -> Run:
-    settings: Settings = job.settings
-    with fds.System() as system:
-        _warm_up(system, job)
-        session = Session(system, job.cases, settings, clock=job.clock)
-        record = collect.begin(system, session, settings, job.suite, job.clock, job.roles)
-        for step in session.measure(settings.vms):
-            number = (step.round - 1) * step.cases + step.case
-            _say(folder, f"measuring {number} of {step.rounds * step.cases}: {step.result.name}")
-            if step.case == step.cases:
-                runfile.write(folder / RUN, record)
-        names = [case.name for case, _ in session.measured]
-        collect.count(
-            system,
-            session,
-            settings,
-            lambda name: _say(folder, f"counting {names.index(name) + 1} of {len(names)}: {name}"),
-            lambda: runfile.write(folder / RUN, record),
-        )
-    record.finished = run.timestamp()
-    runfile.write(folder / RUN, record)
-    return record
+    plan = Plan(job.cases, job.settings, job.suite, job.clock, job.roles, warm_up=True)
+    with System() as system:
+        runfile.write(folder / RUN, collect(system, plan, on_step))
 
 
 def _do(folder: Path) -> Outcome:

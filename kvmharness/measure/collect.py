@@ -1,9 +1,13 @@
-"""A run without its statistics: what is done on every kernel, in a lab or not, and is light."""
+"""The one driver of a run, on a host and inside a lab: record, time, count; no statistics."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
 
 from kvmharness import __version__
 from kvmharness.guest import state
@@ -11,45 +15,103 @@ from kvmharness.kvm.fds import System
 from kvmharness.measure import host
 from kvmharness.measure.counting import Counting
 from kvmharness.measure.session import Session
-from kvmharness.model import run
-from kvmharness.model.run import Clock, Roles, Run, Settings
+from kvmharness.model.cases import Case
+from kvmharness.model.run import SCHEMA, Clock, Roles, Run, Settings, Tool, timestamp
+
+Phase = Literal["begun", "measured", "counting", "counted"]
 
 
-def begin(
-    system: System,
-    session: Session,
-    settings: Settings,
-    suite: str | None,
-    clock: Clock = "tsc",
-    found: Roles | None = None,
-) -> Run:
-    """Return a run that holds the host's record and the session's results, filled as it goes on.
+def _nothing_more(run: Run) -> set[str]:
+    return set()
 
-    `found` is the kernel's MMU-role code where that is known already.
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure and how.
+
+    `roles` is the kernel's MMU-role code where that is known already.  With `warm_up` every
+    case is measured once beforehand: the first VM after a boot differs, and is no sample.
+    After all VMs of the settings, `again` names the cases that need as many more, at most
+    `again_most` times.
     """
+
+    cases: Sequence[Case]
+    settings: Settings
+    suite: str | None
+    clock: Clock = "tsc"
+    roles: Roles | None = None
+    warm_up: bool = False
+    again: Callable[[Run], set[str]] = _nothing_more
+    again_most: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a run stands: with what it is busy, and which case of how many, from 1.
+
+    `round` and `rounds` count VMs while measuring.
+    """
+
+    phase: Phase
+    case: str = ""
+    number: int = 0
+    of: int = 0
+    round: int = 0
+    rounds: int = 0
+
+
+OnStep = Callable[[Run, Step], None]
+
+
+def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
+    """Measure and count a plan's cases; return the run.
+
+    `on_step` is called with the run as far as it has come: whoever is interrupted has it all.
+    """
+    if plan.warm_up:
+        once = msgspec.structs.replace(plan.settings, vms=1, samples_per_vm=1)
+        for _ in Session(system, plan.cases, once, clock=plan.clock).measure(1):
+            pass
+    session = Session(system, plan.cases, plan.settings, clock=plan.clock)
+    run = _begin(system, session, plan)
+    on_step(run, Step("begun"))
+    _measure(session, run, plan.settings.vms, None, on_step)
+    for _ in range(plan.again_most):
+        names = plan.again(run)
+        if not names:
+            break
+        _measure(session, run, plan.settings.vms, names, on_step)
+    _count(system, session, run, on_step)
+    run.finished = timestamp()
+    return run
+
+
+def _begin(system: System, session: Session, plan: Plan) -> Run:
+    """Return a run that holds the host's record, and the session's results as they come."""
     blobs = {result.guest: state.blob(result.guest).sha256 for result in session.results}
     return Run(
-        schema=run.SCHEMA,
-        started=run.timestamp(),
-        tool=run.Tool(__version__, blobs),
-        host=host.record(system, found),
-        settings=settings,
-        suite=suite,
-        clock=clock,
+        schema=SCHEMA,
+        started=timestamp(),
+        tool=Tool(__version__, blobs),
+        host=host.record(system, plan.roles),
+        settings=plan.settings,
+        suite=plan.suite,
+        clock=plan.clock,
         cases=session.results,
     )
 
 
-def count(
-    system: System,
-    session: Session,
-    settings: Settings,
-    before: Callable[[str], None],
-    after: Callable[[], None],
-) -> None:
-    """Run the counting passes; `before` hears each case's name, `after` that it was counted."""
-    with closing(Counting(system, settings)) as counting:
-        for case, result in session.measured:
-            before(case.name)
+def _measure(session: Session, run: Run, vms: int, names: set[str] | None, on_step: OnStep) -> None:
+    for turn in session.measure(vms, names):
+        name = turn.result.name
+        step = Step("measured", name, turn.case, turn.cases, turn.round, turn.rounds)
+        on_step(run, step)
+
+
+def _count(system: System, session: Session, run: Run, on_step: OnStep) -> None:
+    measured = session.measured
+    with closing(Counting(system, run.settings)) as counting:
+        for number, (case, result) in enumerate(measured, 1):
+            on_step(run, Step("counting", case.name, number, len(measured)))
             counting.count(case, result)
-            after()
+            on_step(run, Step("counted", case.name, number, len(measured)))

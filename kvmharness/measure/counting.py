@@ -1,27 +1,30 @@
 """The counting passes: the same cases again, with perf attached and no clock read.
 
-Tracing perturbs, so nothing here goes into a time.  Two passes a case, each on a VM of its own:
-tracepoints with KVM's functions, and hardware counters; then exits by reason.
+Tracing perturbs, so nothing here goes into a time.  Each kind of count gets a pass of its own,
+on a VM of its own: tracepoints with KVM's functions, and hardware counters; then exits by reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack
 
 from kvmharness.counters import events, perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, ExitReasons
+from kvmharness.counters.reasons import NAME as EXIT_REASONS
+from kvmharness.counters.source import Source
+from kvmharness.counters.tracefs import Instance, tracing
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
-from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
-from kvmharness.measure.session import Opener, open_guest
+from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model.cases import Case
-from kvmharness.model.counters import of
-from kvmharness.model.run import CaseResult, Settings, condemn, per_op
+from kvmharness.model.counters import KVM_PREFIX, of
+from kvmharness.model.run import CaseResult, Settings, per_op
 
 SAMPLES = 2
+# Why nothing was counted, beside the reasons for single counters.
+PERF = "perf"
 
 
 class Counting:
@@ -46,7 +49,7 @@ class Counting:
 
     def _plan(self) -> None:
         """Find out what can be counted here.  Raises PerfError where nothing can."""
-        if perf.tracing() is None:
+        if tracing() is None:
             perf.probe()  # it mounts tracefs
         tracepoints, self.absent = events.present()
         probes = self._stack.enter_context(Probes())
@@ -68,7 +71,7 @@ class Counting:
             self.absent.update(stat.absent)
             return [[e for e in wanted if e.name not in stat.absent] for wanted in kinds]
         if len(kinds) == 1:
-            self.absent.update((event.name, stat.failure) for event in everything)
+            self.absent.update(stat.absent)
             return [[]]
         perf.probe()
         return [self._able([wanted])[0] if wanted else [] for wanted in kinds]
@@ -78,49 +81,37 @@ class Counting:
         result.absent.update(self.absent)
         try:
             for wanted in self._passes:
-                self._add(case, result, wanted)
+                taken = self._take(case, result.iterations or 1, SAMPLES, PerfStat(wanted))
+                result.counters.update(per_op(taken.counts, taken.ops))
+                result.absent.update(taken.absent)
             if (result.counters.get("kvm:kvm_exit") or 0) * MOST_OPS >= 1:
                 self._add_reasons(case, result)
         except KvmIncorrect as error:
-            condemn(result, str(error))
+            result.discard(str(error))
             return
         except (GuestError, KvmError, Infeasible) as error:
-            result.absent["perf"] = str(error)
+            result.absent[PERF] = str(error)
         for name in result.absent:
-            if name not in {"perf", "kvm.*", "exit_reasons"}:  # those are no counters
+            if name not in {PERF, EXIT_REASONS, f"{KVM_PREFIX}*"}:  # those are no counters
                 result.counters.setdefault(name, None)
 
-    def _add(self, case: Case, result: CaseResult, wanted: Sequence[perf.Event]) -> None:
-        iterations = result.iterations or 1
-        with (
-            self._warm(case, iterations) as guest,
-            closing(PerfStat(wanted, threads=guest.thread_ids)) as stat,
-        ):
-            measured = guest.measure(iterations, SAMPLES, [stat])
-            ops = iterations * len(measured.ticks)
-            result.counters.update(per_op(measured.counts, ops))
-            result.absent.update(stat.absent)
-            if stat.failure:
-                result.absent.update((event.name, stat.failure) for event in wanted)
-
     def _add_reasons(self, case: Case, result: CaseResult) -> None:
-        iterations = min(result.iterations or 1, MOST_OPS)
         if self._reasons is None:
-            self._reasons = self._stack.enter_context(closing(ExitReasons()))
-        reasons = self._reasons
-        with self._warm(case, iterations) as guest:
-            reasons.watch(guest.thread_ids)
-            measured = guest.measure(iterations, 1, [reasons])
-            result.exit_reasons = per_op(measured.counts, iterations * len(measured.ticks))
-            if reasons.failure:
-                result.absent["exit_reasons"] = reasons.failure
+            self._reasons = ExitReasons(self._stack.enter_context(Instance()))
+        taken = self._take(case, min(result.iterations or 1, MOST_OPS), 1, self._reasons)
+        result.exit_reasons = per_op(taken.counts, taken.ops)
+        result.absent.update(taken.absent)
 
-    @contextmanager
-    def _warm(self, case: Case, iterations: int) -> Iterator[GuestVm]:
-        """Open a VM for the case that has run it before."""
-        with self._opener(self._system, case, self._settings) as guest:
-            guest.measure(min(iterations, MOST_OPS), 1)
-            yield guest
+    def _take(self, case: Case, iterations: int, samples: int, source: Source) -> Taken:
+        return take(
+            self._system,
+            case,
+            self._settings,
+            samples=samples,
+            iterations=iterations,
+            sources=[source],
+            opener=self._opener,
+        )
 
     def close(self) -> None:
         """Remove the probes."""

@@ -2,69 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
+import math
 from pathlib import Path
 
-from kvmharness.analysis.profile import Profiled, difference
+import msgspec
+
 from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
 from kvmharness.errors import Unavailable
-from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm
+from kvmharness.guest.vm import MAX_ITERATIONS
 from kvmharness.kvm.fds import System
-from kvmharness.measure.session import calibrate
+from kvmharness.measure.take import Taken, take
 from kvmharness.model.cases import Case, select
+from kvmharness.model.run import Sampled, Settings
 
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
 FREQUENCY_HZ = 4999
 WARM_UP_MS = 20.0
 
 
-def _measure(
-    system: System,
-    case: Case,
-    seconds: float,
-    timeout_s: float,
-    attach: Callable[[Sequence[int]], PerfSource],
-) -> tuple[PerfSource, dict[str, int], int]:
-    """Measure about `seconds` with what `attach` puts on the vCPUs' threads.
+def settings(seconds: float, cpu: int | None) -> Settings:
+    """Return how to profile about `seconds` on `cpu`: one VM, one long sample."""
+    return Settings(
+        vms=1,
+        samples_per_vm=1,
+        target_ms=seconds * 1000,
+        iterations=None,
+        cpu=cpu,
+        precision=math.inf,
+        timeout_s=10 * seconds + 10,
+    )
 
-    Returns it, its counts and the ops of all vCPUs.
-    """
-    with GuestVm(system, case, timeout_s=timeout_s) as guest:
-        short = calibrate(guest, WARM_UP_MS)
-        iterations = min(max(1, round(short * seconds * 1000 / WARM_UP_MS)), MAX_ITERATIONS)
-        with closing(attach(guest.thread_ids)) as source:
-            measured = guest.measure(iterations, 1, [source])
+
+def _take(system: System, case: Case, wanted: Settings, source: PerfSource) -> Taken:
+    """Measure one sample of about the target with `source` attached.  Raises Unavailable."""
+    short = msgspec.structs.replace(wanted, target_ms=WARM_UP_MS)
+    few = take(system, case, short, samples=1).iterations
+    iterations = min(max(1, round(few * wanted.target_ms / WARM_UP_MS)), MAX_ITERATIONS)
+    taken = take(
+        system, case, wanted, samples=1, iterations=iterations, warm_up=few, sources=[source]
+    )
     if source.failure:
         raise Unavailable(f"perf {case.name}: {source.failure}")
-    return source, measured.counts, iterations * len(measured.ticks)
+    return taken
 
 
 def profile(
-    system: System, case: Case, seconds: float, timeout_s: float, keep: Path | None
-) -> Profiled:
-    """Sample the kernel during the case and during its `empty`, `seconds` each.
+    system: System, case: Case, wanted: Settings, keep: Path | None
+) -> tuple[str, Sampled, Sampled | None]:
+    """Sample the kernel during the case and during its `empty`, the target's time each.
 
+    Returns the unit ("cycles" or "ns"), the case, and its `empty` (None for `empty` itself).
     perf.data of the case is copied to `keep`.  Raises Unavailable where perf cannot.
     """
     event = clock()
-    _, counts, ops = _measure(
-        system, case, seconds, timeout_s, lambda ids: Profile(event, FREQUENCY_HZ, ids, keep)
-    )
-    if not counts:
-        raise Unavailable(f"perf {case.name}: no sample fell into the kernel; raise --seconds")
     unit = CLOCKS[event]
+    taken = _take(system, case, wanted, Profile(event, FREQUENCY_HZ, keep))
+    if not taken.counts:
+        raise Unavailable(f"perf {case.name}: no sample fell into the kernel; raise --seconds")
+    sampled = Sampled(case.name, taken.counts, taken.ops)
     if case.name == case.baseline:
-        return Profiled(difference(counts, ops, {}, 0), unit, ops, None)
+        return unit, sampled, None
     (baseline,) = select([case.baseline])
-    _, empty, empty_ops = _measure(
-        system, baseline, seconds, timeout_s, lambda ids: Profile(event, FREQUENCY_HZ, ids)
-    )
-    return Profiled(difference(counts, ops, empty, empty_ops), unit, ops, baseline.name)
+    empty = _take(system, baseline, wanted, Profile(event, FREQUENCY_HZ))
+    return unit, sampled, Sampled(baseline.name, empty.counts, empty.ops)
 
 
-def kvm_stat(system: System, case: Case, module: str | None, timeout_s: float) -> str:
+def kvm_stat(system: System, case: Case, module: str | None, wanted: Settings) -> str:
     """Return perf's own `kvm stat` report of a short measurement of the case.
 
     Raises Unavailable where the vendor module is none that perf knows.
@@ -74,6 +78,6 @@ def kvm_stat(system: System, case: Case, module: str | None, timeout_s: float) -
             f"perf kvm stat: perf knows the exits of kvm_intel and kvm_amd, not of {module}; "
             "leave --kvm-stat out"
         )
-    source, _, _ = _measure(system, case, WARM_UP_MS / 1000, timeout_s, KvmStat)
-    assert isinstance(source, KvmStat)
+    source = KvmStat()
+    _take(system, case, msgspec.structs.replace(wanted, target_ms=WARM_UP_MS), source)
     return source.report

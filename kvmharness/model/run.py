@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -108,6 +108,13 @@ class CaseResult(msgspec.Struct):
         """The case that was measured."""
         return Case(self.guest, self.op, self.params)
 
+    def discard(self, reason: str) -> None:
+        """Note that KVM was incorrect here and drop the figures: a wrong KVM has no speed."""
+        self.incorrect = reason
+        self.samples, self.vms, self.vcpus = [], [], []
+        self.per_op = self.tsc = self.noisy = self.class_ = None
+        self.counters, self.exit_reasons, self.class_evidence = {}, {}, {}
+
 
 class Slope(msgspec.Struct):
     """Cases that differ in one parameter, and the line through their medians.
@@ -129,12 +136,12 @@ class Slope(msgspec.Struct):
     net_ci95: tuple[float, float] | None = None
 
 
-def condemn(result: CaseResult, reason: str) -> None:
-    """Note that KVM was incorrect in this case and drop its figures: a wrong KVM has no speed."""
-    result.incorrect = reason
-    result.samples, result.vms, result.vcpus = [], [], []
-    result.per_op = result.tsc = result.noisy = result.class_ = None
-    result.counters, result.exit_reasons, result.class_evidence = {}, {}, {}
+class Sampled(NamedTuple):
+    """What a sampling profiler saw of a case: units of its clock by symbol, over `ops` ops."""
+
+    case: str
+    counts: Mapping[str, int]
+    ops: int
 
 
 class Kernel(msgspec.Struct):

@@ -9,7 +9,7 @@ import pytest
 
 from kvmharness.counters import functions
 from kvmharness.counters.functions import Probes, symbols
-from kvmharness.counters.perf import owner
+from kvmharness.counters.tracefs import owner
 
 KALLSYMS = b"""ffffffff81000000 T kvm_mmu_load\t[kvm]
 ffffffff81000010 t kvm_init_mmu.cold\t[kvm]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -20,9 +21,10 @@ def counted(system: System, op: str, iterations: int) -> dict[str, int]:
     """Return KVM's statistics over two samples of an op."""
     with GuestVm(system, Case("long64", op)) as guest:
         guest.measure(10, 1)
-        with closing(KvmStats(guest.vm, guest.vcpus)) as stats:
+        with closing(KvmStats()) as stats:
+            stats.attach(guest)
             counts = guest.measure(iterations, 2, [stats]).counts
-    assert stats.absent is None
+    assert stats.absent == {}
     return counts
 
 
@@ -70,6 +72,12 @@ class _Refusing:
         raise KvmError("KVM_GET_STATS_FD", 25)
 
 
+class _OldGuest:
+    vm: Vm = _Refusing()  # type: ignore[assignment]
+    vcpus: Sequence[Vcpu] = [_Refusing()]  # type: ignore[list-item]
+    thread_ids: Sequence[int] = [1]
+
+
 def test_debugfs_reads_plain_counts_only(tmp_path: Path) -> None:
     # A folder laid out as debugfs does it: a mock, for kernels before 5.14.
     folder = tmp_path / f"{threading.get_native_id()}-7"
@@ -83,11 +91,10 @@ def test_debugfs_reads_plain_counts_only(tmp_path: Path) -> None:
 
 def test_no_source_at_all_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(Debugfs.__init__, "__defaults__", (tmp_path / "none",))
-    vm: Vm = _Refusing()  # type: ignore[assignment]
-    vcpu: Vcpu = _Refusing()  # type: ignore[assignment]
-    stats = KvmStats(vm, [vcpu])
-    assert stats.absent
-    assert "KVM_GET_STATS_FD: ENOTTY" in stats.absent
-    assert "No such file" in stats.absent
+    stats = KvmStats()
+    stats.attach(_OldGuest())
+    (reason,) = stats.absent.values()
+    assert "KVM_GET_STATS_FD: ENOTTY" in reason
+    assert "No such file" in reason
     stats.begin()
     assert stats.end() == {}

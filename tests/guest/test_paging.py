@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from kvmharness.guest import paging
+from kvmharness.kvm.fds import HUGE_PAGE
 from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import Case, select
 
@@ -58,7 +59,7 @@ def test_both_roots_map_what_the_guest_needs(name: str) -> None:
     if case["pages"]:
         last = case["pages"] - 1
         if case["huge"]:
-            at = lib.GUEST_HUGE_PAGES + last * paging.HUGE_PAGE
+            at = lib.GUEST_HUGE_PAGES + last * HUGE_PAGE
             expected[at] = (at, True)
         else:
             at = last * PAGE

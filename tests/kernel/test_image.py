@@ -109,7 +109,7 @@ def test_module(module: bytes) -> None:
     assert found.build is None
     assert found.module_btf == role_btf("cpu_role", "root_role")
     assert found.vmlinux_btf is None
-    assert found.symbols == set(FUNCTIONS)
+    assert found.symbols == frozenset(FUNCTIONS)
 
 
 def test_vmlinux(vmlinux: bytes) -> None:
@@ -127,7 +127,7 @@ def test_vmlinux(vmlinux: bytes) -> None:
 def test_packed(module: bytes, vmlinux: bytes, packer: str, tmp_path: Path) -> None:
     path = tmp_path / f"kvm.ko.{packer}"
     path.write_bytes(PACKERS[packer](module))
-    assert kernel_image.read(path).symbols == set(FUNCTIONS)
+    assert kernel_image.read(path).symbols == frozenset(FUNCTIONS)
     packed = PACKERS[packer](vmlinux)
     image = boot_image(packed if packer == "gz" else sized(packed))
     found = kernel_image.read_image(image, "vmlinuz")
@@ -273,7 +273,7 @@ def test_build_tree(module: bytes, vmlinux: bytes, tmp_path: Path) -> None:
     tree = installed(tmp_path, {"arch/x86/kvm/kvm.ko": module, "vmlinux": vmlinux})
     found = kernel_image.read(tree)
     assert found.source == "kvm.ko and vmlinux"
-    assert found.symbols == set(FUNCTIONS)
+    assert found.symbols == frozenset(FUNCTIONS)
     answers = roles.of_path(tree)
     # The module's own struct kvm_mmu comes before vmlinux's.
     assert (answers.role_layout.value, answers.role_layout.evidence) == ("split", "btf")

@@ -39,8 +39,10 @@ def test_statistics_and_tracepoints_agree(system: System, op: str) -> None:
         guest.measure(10, 1)
         with (
             closing(PerfStat(events)) as stat,
-            closing(KvmStats(guest.vm, guest.vcpus)) as stats,
+            closing(KvmStats()) as stats,
         ):
+            stat.attach(guest)
+            stats.attach(guest)
             counts = guest.measure(OPS, 1, [stat, stats]).counts
     assert stat.failure is None
     for statistic, tracepoint in pairs:
@@ -57,8 +59,10 @@ def test_toggle_on_kvm_pvm_is_emulated_and_looks_its_root_up(system: System) -> 
         guest.measure(10, 1)
         with (
             closing(PerfStat(events)) as stat,
-            closing(KvmStats(guest.vm, guest.vcpus)) as stats,
+            closing(KvmStats()) as stats,
         ):
+            stat.attach(guest)
+            stats.attach(guest)
             counts = guest.measure(OPS, 1, [stat, stats]).counts
     assert counts["kvm:kvm_exit"] == 0
     assert counts["kvmmmu:kvm_mmu_get_page[created==0]"] == pytest.approx(OPS, rel=0.01)

@@ -11,7 +11,8 @@ from kvmharness.errors import UsageError
 from kvmharness.guest.state import Blob
 from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm, Measurement
 from kvmharness.kvm.fds import System
-from kvmharness.measure.session import Session, calibrate, pinned
+from kvmharness.measure.session import Session
+from kvmharness.measure.take import calibrate, pinned
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings
 

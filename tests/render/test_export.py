@@ -42,7 +42,7 @@ def read_ktap(text: str) -> dict[str, tuple[str, str | None, str]]:
     version, plan, *lines = text.splitlines()
     assert version == "KTAP version 1"
     assert re.fullmatch(r"1\.\.\d+", plan)
-    found = {}
+    found: dict[str, tuple[str, str | None, str]] = {}
     for line in lines:
         if line.startswith("# "):
             continue

@@ -85,8 +85,8 @@ def test_every_id_is_one_and_every_reference_leads_somewhere() -> None:
     found = Page(text)
     ids = [a["id"] for _, a in found.elements if "id" in a]
     assert len(set(ids)) == len(ids)
-    wanted = [a["href"].removeprefix("#") for _, a in found.elements if a.get("href")]
-    wanted += [a["aria-labelledby"] for _, a in found.elements if a.get("aria-labelledby")]
+    wanted = [(a["href"] or "").removeprefix("#") for _, a in found.elements if a.get("href")]
+    wanted += [a["aria-labelledby"] or "" for _, a in found.elements if a.get("aria-labelledby")]
     wanted += re.findall(r"url\(#([^)]*)\)", text)
     assert set(wanted) <= set(ids)
 

@@ -1,0 +1,87 @@
+"""Measure this machine for a command: progress on a terminal, saving as it goes, summaries."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kvmharness import errors
+from kvmharness.analysis import summary
+from kvmharness.kvm.fds import System
+from kvmharness.measure.collect import Plan, Step, collect
+from kvmharness.model import runfile
+from kvmharness.model.cases import Case
+from kvmharness.model.run import Run, Settings
+
+# How often noisy cases are measured as many times again, to reach the precision asked.
+AGAIN = 3
+
+
+def measure(
+    chosen: Sequence[Case],
+    settings: Settings,
+    output: Path | None,
+    *,
+    extend: bool,
+    suite: str | None,
+) -> tuple[Run, bool]:
+    """Measure, saving as it goes; return the run and whether it was interrupted."""
+    watcher = _Watcher(output)
+    plan = Plan(chosen, settings, suite, again=summary.noisy_now, again_most=AGAIN if extend else 0)
+    interrupted = False
+    with System() as system:
+        try:
+            run = collect(system, plan, watcher.step)
+        except KeyboardInterrupt:
+            if watcher.run is None:
+                raise
+            interrupted, run = True, watcher.run
+        finally:
+            _progress("")
+    watcher.summarise(run)
+    return run, interrupted
+
+
+class _Watcher:
+    """Follows a run: shows a line, and saves so often that little is ever lost."""
+
+    def __init__(self, output: Path | None) -> None:
+        self.run: Run | None = None
+        self._output = output
+        self._samples = -1  # how many the last summary was of
+
+    def step(self, run: Run, step: Step) -> None:
+        """Show and save one step of the run."""
+        self.run = run
+        if step.phase == "measured":
+            where = f"VM {step.round} of {step.rounds}, case {step.number} of {step.of}"
+            _progress(f"{where}: {step.case}")
+            # Soon a file; then once a round; then each case as it is finished.
+            if step.round in (1, step.rounds) or step.number == step.of:
+                self._save()
+        elif step.phase == "counting":
+            self.summarise(run)
+            _progress(f"counting {step.case}")
+        elif step.phase == "counted":
+            summary.classify_cases(run)
+            self._save()
+
+    def summarise(self, run: Run) -> None:
+        """Fill in what the samples say, if they are not those of the last time."""
+        samples = sum(len(case.samples) for case in run.cases)
+        if samples != self._samples:
+            summary.summarise(run)
+            self._samples = samples
+
+    def _save(self) -> None:
+        if self._output and self.run:
+            with contextlib.suppress(errors.UsageError):  # the caller's last write reports it
+                runfile.write(self._output, self.run)
+
+
+def _progress(line: str) -> None:
+    """Show one line that the next one replaces, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)

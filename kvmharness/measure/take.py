@@ -1,0 +1,137 @@
+"""The one measuring step: a fresh VM, proved, calibrated, warmed up, then measured.
+
+Timing, counting and profiling all go through take(), so that pinning, warm-up and limits are
+the same for each.  Light on purpose: this runs inside a booted kernel under test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from kvmharness.counters.source import Source
+from kvmharness.errors import UsageError
+from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm
+from kvmharness.kvm.fds import System
+from kvmharness.measure import disturbance
+from kvmharness.model.cases import Case
+from kvmharness.model.run import Disturbance, Settings
+
+# Calibration starts here and multiplies until a sample is long enough to extrapolate.
+FIRST_ITERATIONS = 16
+GROWTH = 16
+# Before any thread is pinned.
+ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
+
+Opener = Callable[[System, Case, Settings], GuestVm]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What one VM gave.
+
+    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz, vCPU by vCPU; `counts`
+    and `absent` are the sources', over all samples; `proof` is the number of writes that the
+    W^X proof tried, None where the guest cannot prove.
+    """
+
+    iterations: int
+    vcpus: int
+    tsc_khz: int
+    ticks: list[int]
+    counts: dict[str, int]
+    absent: dict[str, str]
+    proof: int | None
+    disturbed: Disturbance
+
+    @property
+    def ops(self) -> int:
+        """How many ops the counts are over."""
+        return self.iterations * len(self.ticks)
+
+
+def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
+    """Create the VM that a case describes, its vCPUs' threads on the CPUs after `cpu`."""
+    cpus: list[int] = []
+    if settings.cpu is not None and case["vcpus"] > 1:
+        others = sorted(ALLOWED_CPUS - {settings.cpu}, reverse=True)
+        cpus = [settings.cpu, *others]
+    # No more ops than a sample has, where somebody chose few: they may be dear.
+    proof_iterations = min(PROOF_ITERATIONS, (settings.iterations or PROOF_ITERATIONS) | 1)
+    return GuestVm(
+        system, case, timeout_s=settings.timeout_s, cpus=cpus, proof_iterations=proof_iterations
+    )
+
+
+@contextmanager
+def pinned(cpu: int | None) -> Iterator[None]:
+    """Run this thread on `cpu` only (None: leave it alone) and put it back afterwards."""
+    before = os.sched_getaffinity(0)
+    if cpu is not None:
+        try:
+            os.sched_setaffinity(0, {cpu})
+        except (OSError, ValueError, OverflowError) as error:
+            allowed = ", ".join(map(str, sorted(before)))
+            raise UsageError(f"--pin {cpu}: {error}; this process may use {allowed}") from None
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def calibrate(guest: GuestVm, target_ms: float) -> int:
+    """Return the iterations that make one sample last about `target_ms` milliseconds."""
+    target = target_ms * guest.tsc_khz
+    iterations = FIRST_ITERATIONS
+    while True:
+        ticks = max(guest.measure(iterations, 1).ticks[0], 1)
+        if ticks * 2 >= target or iterations == MAX_ITERATIONS:
+            return max(1, min(round(iterations * target / ticks), MAX_ITERATIONS))
+        # Far off, a short sample says little: grow towards the target, never past twice it.
+        step = min(GROWTH, target / ticks)
+        iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
+
+
+def take(
+    system: System,
+    case: Case,
+    settings: Settings,
+    *,
+    samples: int,
+    iterations: int | None = None,
+    warm_up: int | None = None,
+    sources: Sequence[Source] = (),
+    opener: Opener = open_guest,
+) -> Taken:
+    """Measure a case in a fresh VM on the CPU of the settings, and let go of it and the sources.
+
+    Without `iterations` they are the settings', or calibrated.  `warm_up` is how many ops run
+    before the samples, one sample's without it.  Raises what GuestVm raises, and UsageError for
+    a CPU that this process may not use.
+    """
+    with pinned(settings.cpu), opener(system, case, settings) as guest:
+        proof = guest.prove()
+        ops = iterations or settings.iterations or calibrate(guest, settings.target_ms)
+        guest.measure(warm_up or ops, 1)
+        try:
+            for source in sources:
+                source.attach(guest)
+            before = disturbance.so_far(settings.cpu)
+            measured = guest.measure(ops, samples, sources)
+            disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
+        finally:
+            for source in sources:
+                source.close()
+        absent = {name: reason for s in sources for name, reason in s.absent.items()}
+        return Taken(
+            iterations=ops,
+            vcpus=len(guest.vcpus),
+            tsc_khz=guest.tsc_khz,
+            ticks=measured.ticks,
+            counts=measured.counts,
+            absent=absent,
+            proof=proof,
+            disturbed=disturbed,
+        )
