@@ -32,9 +32,9 @@ TARGET_MS = 1.0
 
 def bare(program: Path, case: Case, cpu: int, iterations: int) -> tuple[list[int], list[int]]:
     """Run the C program; return the nanoseconds a VM cost, and all samples in ticks."""
-    blob = Path(str(files("kvmharness"))) / "blobs" / f"{case.guest}.bin"
-    entry = state.blob(case.guest).symbols[f"op_{case.op}"]
-    numbers = (entry, case.guest, cpu, iterations, SAMPLES, VMS)
+    blob = Path(str(files("kvmharness"))) / "blobs" / f"{case.mode}.bin"
+    entry = state.blob(case.mode).symbols[f"op_{case.op}"]
+    numbers = (entry, case.mode, cpu, iterations, SAMPLES, VMS)
     done = subprocess.run(
         [program, blob, *map(str, numbers)], capture_output=True, text=True, check=True
     )
@@ -52,7 +52,7 @@ def without_proof(name: str) -> state.Blob:
 def harness(system: System, case: Case, cpu: int, iterations: int) -> tuple[list[int], list[int]]:
     """Do the same with the harness."""
     costs, ticks = [], []
-    blob = without_proof(case.guest)
+    blob = without_proof(case.mode)
     with pinned(cpu):
         for _ in range(VMS):
             begin = time.monotonic_ns()

@@ -88,7 +88,7 @@ def row(run: Run, legacy: Run) -> list[Text]:
         variant,
         shown(toggle),
         of_legacy,
-        (found and found.class_) or "-",
+        str((found and found.class_) or "-"),
         slope(run),
         *figures,
     ]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from kvmharness.analysis.classify import NO
 from kvmharness.model.counters import WORDS
-from kvmharness.model.run import CaseResult
+from kvmharness.model.run import CaseClass, CaseResult
 
 Direction = Literal["faster", "slower"]
 
@@ -32,18 +32,18 @@ BECAUSE = {
 class Account:
     """What KVM did for a case on one side: its class (None: mixed or not counted), its counts."""
 
-    class_: str | None
+    class_: CaseClass | None
     counters: Mapping[str, float]
 
     @property
     def how(self) -> str:
         """How the write reached KVM; empty where there is no class."""
-        return (self.class_ or "").partition("/")[0]
+        return self.class_.how if self.class_ else ""
 
     @property
     def root(self) -> str:
         """What became of the root; empty where there is no class."""
-        return (self.class_ or "").partition("/")[2]
+        return self.class_.root if self.class_ else ""
 
 
 def account(results: Sequence[CaseResult]) -> Account:
@@ -86,7 +86,7 @@ def change(base: Account, new: Account) -> str:
         if before and now and before != now:
             said.append(f"{what} {before} → {now}")
     said += [_count(*event) for event in _counts(base, new)[:MOST]]
-    return "; ".join(said) or new.class_ or "-"
+    return "; ".join(said) or str(new.class_ or "-")
 
 
 def cause(base: Account, new: Account, direction: Direction) -> str:

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal, TypeVar
 
 from kvmharness.model.counters import HARDWARE_EXITS, SIGNALS
+from kvmharness.model.run import CaseClass, How, Root
+
+Word = TypeVar("Word")
+# The word that is right where every signal has the value wanted.
+Rules = tuple[tuple[Word, Mapping[str, str]], ...]
 
 # Per op: at least this is "each time", at most that is "not at all", between is neither.
 YES = 0.9
 NO = 0.1
-
-UNCLEAR = "unclear"
 
 # What a class is read off, in the order in which its evidence is told.
 READ = ("exit", "emulated", "new", "found", "fault", "load")
 
 # How the write reached KVM.  A row fits when every signal it names has that value; the first
 # that fits counts.
-HOW = (
+HOW: Rules[How] = (
     ("exit", {"exit": "yes"}),
     ("emulated", {"exit": "no", "emulated": "yes"}),
     ("no-exit", {"exit": "no", "emulated": "no"}),
@@ -26,7 +30,7 @@ HOW = (
 
 # What became of the root.  "tdp_mmu" is the MMU in use: with the TDP MMU a root that is found
 # again fires no tracepoint, with the others it fires kvm_mmu_get_page.
-ROOT = (
+ROOT: Rules[Root] = (
     ("rebuilt", {"new": "yes", "load": "yes"}),
     ("rebuilt", {"new": "yes", "load": "unknown"}),
     ("reloaded", {"new": "no", "load": "yes"}),
@@ -44,10 +48,10 @@ ROOT = (
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """`name` in two words, `how/root`; `evidence` the counts per op that led there."""
+class Classified:
+    """A class, and the counts per op that led there."""
 
-    name: str
+    case_class: CaseClass
     evidence: dict[str, float]
 
 
@@ -57,11 +61,11 @@ def _level(value: float) -> str:
     return "no" if value <= NO else "between"
 
 
-def _first(rules: tuple[tuple[str, dict[str, str]], ...], seen: Mapping[str, str]) -> str:
+def _first(rules: Rules[Word], seen: Mapping[str, str]) -> Word | Literal["unclear"]:
     for name, wanted in rules:
         if all(seen[signal] == value for signal, value in wanted.items()):
             return name
-    return UNCLEAR
+    return "unclear"
 
 
 def classify(
@@ -69,7 +73,7 @@ def classify(
     module: str | None,
     tdp_mmu: bool | None,
     empty: Mapping[str, float | None] | None = None,
-) -> Verdict | None:
+) -> Classified | None:
     """Return the class that `counters` (per op) prove; None where nothing was counted.
 
     `module` is the vendor module; `tdp_mmu` whether KVM's TDP MMU is in use, None if unknown;
@@ -91,7 +95,7 @@ def classify(
             evidence[name] = net
     if not evidence:
         return None
-    return Verdict(f"{_first(HOW, seen)}/{_first(ROOT, seen)}", evidence)
+    return Classified(CaseClass(_first(HOW, seen), _first(ROOT, seen)), evidence)
 
 
 def uses_tdp_mmu(parameters: Mapping[str, Mapping[str, str]]) -> bool | None:

@@ -13,7 +13,7 @@ from kvmharness.analysis.classify import uses_tdp_mmu
 from kvmharness.analysis.stats import Floats, by_vm
 from kvmharness.model.run import CaseResult, Clock, Run
 
-Verdict = ratios.Verdict | Literal["not comparable", "incorrect"]
+CaseVerdict = ratios.Verdict | Literal["not comparable", "incorrect"]
 
 # The least change that matters, as a share of 1.
 THRESHOLDS: Mapping[Clock, float] = {"tsc": 0.02, "insn": 0.001}
@@ -37,7 +37,7 @@ class Row:
     """One case; `found` is None where it is not comparable, `said` the reason or what changed."""
 
     case: str
-    verdict: Verdict
+    verdict: CaseVerdict
     said: str
     found: ratios.Ratio | None = None
     accounts: tuple[Account, Account] | None = None
@@ -162,7 +162,7 @@ class _Pair:
                 return Row(case, "incorrect" if wrong else "not comparable", said)
         reason = (
             self.why_not
-            or differences.why_not_guest(self.base.runs, self.new.runs, young[0].guest)
+            or differences.why_not_guest(self.base.runs, self.new.runs, young[0].mode)
             or self._why_not_iterations(old, young)
         )
         return Row(case, "not comparable", reason) if reason else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kvmharness.model.run import Cpu, Run
+from kvmharness.model.run import Cpu, Lab, Run
 
 Facts = Mapping[str, object]
 
@@ -74,6 +74,12 @@ def subject(run: Run) -> Facts:
     }
 
 
+def _inside(lab: Lab) -> Facts:
+    """Return what carried the harness into a lab: virtme-ng, or since run/2 a capsule."""
+    carriers = {"virtme-ng": lab.virtme_ng, "capsule": lab.capsule and f"sha256 {lab.capsule}"}
+    return {name: what for name, what in carriers.items() if what}
+
+
 def _surroundings(run: Run) -> Facts:
     """Return what should have been the same on both sides."""
     host, lab, settings = run.host, run.host.lab, run.settings
@@ -92,8 +98,8 @@ def _surroundings(run: Run) -> Facts:
     }
     if lab:
         facts |= {
-            "QEMU": lab.qemu,
-            "virtme-ng": lab.virtme_ng,
+            lab.emulator.name: lab.emulator.version,
+            **_inside(lab),
             "L0 host": lab.l0.name,
             "L0 kernel": f"{lab.l0.kernel.release} {lab.l0.kernel.build}",
             "L0 command line": lab.l0.kernel.cmdline,
@@ -162,11 +168,15 @@ def differing(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
     return [f"{name}: {change}" for name, change in changes.items()]
 
 
+def _lab_cpu(lab: Lab) -> str:
+    return f"{lab.emulator.cpu} in {lab.emulator.name} {lab.emulator.version}"
+
+
 def _identity(run: Run) -> Facts:
     """Return what no two runs may differ in: the clock, and the CPU that it measured."""
     lab = run.host.lab
     facts: dict[str, object] = {"clock": run.clock, "CPU": _cpu(run.host.cpu)}
-    facts["CPU of the lab"] = f"{lab.qemu_cpu} in {lab.qemu}" if lab else "no lab"
+    facts["CPU of the lab"] = _lab_cpu(lab) if lab else "no lab"
     if lab and run.clock == "tsc":
         facts["CPU of L0"] = _cpu(lab.l0.cpu)
     return facts
@@ -179,9 +189,9 @@ def why_not(base: Sequence[Run], new: Sequence[Run]) -> str | None:
     return None
 
 
-def why_not_guest(base: Sequence[Run], new: Sequence[Run], guest: str) -> str | None:
+def why_not_guest(base: Sequence[Run], new: Sequence[Run], mode: str) -> str | None:
     """Return why this guest's cases cannot be compared: another blob, or none recorded."""
-    sums = {run.tool.guests.get(guest) for run in (*base, *new)}
+    sums = {run.tool.guests.get(mode) for run in (*base, *new)}
     if None in sums:
-        return f"the sha256 of guest {guest} was not recorded"
-    return None if len(sums) == 1 else f"another guest blob: the sha256 of {guest} differs"
+        return f"the sha256 of guest {mode} was not recorded"
+    return None if len(sums) == 1 else f"another guest blob: the sha256 of {mode} differs"

@@ -12,7 +12,7 @@ from itertools import product
 from typing import Literal
 
 from kvmharness.errors import UsageError
-from kvmharness.model.run import UNITS, CaseResult, Interval, Run
+from kvmharness.model.run import UNITS, CaseClass, CaseResult, Interval, Run
 from kvmharness.text import figure
 
 Answer = Literal["ok", "FAIL", "unclear", "incorrect"]
@@ -85,10 +85,10 @@ def parse(text: str) -> Expectation:
     raise UsageError(f"expect {text!r}: not understood; {GRAMMAR}")
 
 
-def _may_be(class_: str) -> list[str]:
+def _may_be(found: CaseClass) -> list[str]:
     """Return every class that one in doubt may stand for; a certain one is itself."""
-    how, _, root = class_.partition("/")
-    return ["/".join(words) for words in product(HOW.get(how, (how,)), ROOT.get(root, (root,)))]
+    hows, roots = HOW.get(found.how, (found.how,)), ROOT.get(found.root, (found.root,))
+    return [f"{how}/{root}" for how, root in product(hows, roots)]
 
 
 def _agree(answers: Sequence[bool]) -> Answer:
@@ -101,12 +101,13 @@ def _of_class(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
     if result.class_ is None:
         return "unclear", "nothing was counted that gives it a class"
     # Who names a class in doubt as it is written means that.
-    named = fnmatchcase(result.class_, expected.wanted)
-    may_be = [result.class_] if named else _may_be(result.class_)
-    fits = [fnmatchcase(class_, expected.wanted) for class_ in may_be]
+    found = str(result.class_)
+    named = fnmatchcase(found, expected.wanted)
+    may_be = [found] if named else _may_be(result.class_)
+    fits = [fnmatchcase(one, expected.wanted) for one in may_be]
     answer = _agree(fits)
     evidence = ", ".join(f"{name} {count:.2f}" for name, count in result.class_evidence.items())
-    return answer, result.class_ if answer == "ok" else f"{result.class_} ({evidence})"
+    return answer, found if answer == "ok" else f"{found} ({evidence})"
 
 
 def _of_counter(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:

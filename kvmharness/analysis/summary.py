@@ -58,7 +58,7 @@ def _families(run: Run, groups: Groups) -> dict[tuple[str, str], dict[int, CaseR
             if param.name == "pages" and not case["pages"]:
                 continue  # another loop, without the touching: it is on no line with the others
             rest = {k: v for k, v in result.params.items() if k != param.name}
-            shared = Case(result.guest, result.op, rest).name
+            shared = Case(result.mode, result.op, rest).name
             families.setdefault((shared, param.name), {})[case[param.name]] = result
     return {k: f for k, f in families.items() if len(f) >= FEWEST_POINTS}
 
@@ -77,7 +77,7 @@ def _slopes(run: Run, groups: Groups) -> list[Slope]:
         middles = [(float(value), stats.middle(samples)) for value, samples in own]
         fitted = Slope(name, param, first.unit, middles, rise, ci95, intercept)
         rest = {k: v for k, v in first.params.items() if k != param}
-        empty = points.get((Case(first.guest, "empty", rest).name, param))
+        empty = points.get((Case(first.mode, "empty", rest).name, param))
         if empty is not None and empty is not own:
             fitted.net_slope, fitted.net_ci95 = stats.net_slope(own, empty)
         slopes.append(fitted)
@@ -91,9 +91,9 @@ def classify_cases(run: Run) -> None:
     for result in run.cases:
         baseline = result.case.baseline
         empty = None if result.name == baseline else counters.get(baseline)
-        verdict = classify(result.counters, run.host.kvm.module, tdp_mmu, empty)
-        if verdict is not None:
-            result.class_, result.class_evidence = verdict.name, verdict.evidence
+        found = classify(result.counters, run.host.kvm.module, tdp_mmu, empty)
+        if found is not None:
+            result.class_, result.class_evidence = found.case_class, found.evidence
 
 
 def summarise(run: Run) -> None:

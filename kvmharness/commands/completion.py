@@ -11,10 +11,10 @@ def cases(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[C
     from kvmharness.model.cases import OPS
 
     return [
-        CompletionItem(f"{guest}/{op.name}", help=op.about)
+        CompletionItem(f"{mode}/{op.name}", help=op.about)
         for op in OPS
-        for guest in op.guests
-        if f"{guest}/{op.name}".startswith(incomplete) or op.name.startswith(incomplete)
+        for mode in op.modes
+        if f"{mode}/{op.name}".startswith(incomplete) or op.name.startswith(incomplete)
     ]
 
 

@@ -138,7 +138,7 @@ def why_no_reload(memory: mmap, case: Case, roots: Roots | None) -> str | None:
 
     QEMU's software CPU marks them accessed, as no hardware does; KVM then refuses them.
     """
-    if case.guest != "pae32" or case.op not in RELOADS_PDPTES or roots is None:
+    if case.mode != "pae32" or case.op not in RELOADS_PDPTES or roots is None:
         return None
     (entry,) = struct.unpack_from("<Q", memory, roots.first)
     if not entry & PDPTE_RESERVED:
@@ -154,4 +154,4 @@ _BUILDERS = {"prot32": _prot32, "pae32": _pae32, "long64": _long64}
 
 def build(memory: mmap, case: Case) -> Roots:
     """Build the case's page tables in `memory` (mapped at 0, zeroed); return its two roots."""
-    return _BUILDERS[case.guest](memory, case)
+    return _BUILDERS[case.mode](memory, case)

@@ -83,22 +83,22 @@ def shared_page(vcpu: int) -> int:
 def load(code: Blob, case: Case, memory: mmap) -> paging.Roots | None:
     """Put a guest with its tables into `memory`, mapped at 0; return its page-table roots."""
     _write(memory, lib.GUEST_CODE, code.code)
-    if case.guest == "real16":
+    if case.mode == "real16":
         return None
-    wide = case.guest == "long64"
+    wide = case.mode == "long64"
     descriptors = (0, DESCRIPTOR_CODE64 if wide else DESCRIPTOR_CODE32, DESCRIPTOR_DATA)
     _write(memory, lib.GUEST_GDT, struct.pack("<3Q", *descriptors))
     if "page_fault" in code.symbols:
         gate = _gate(offset(case) + code.symbols["page_fault"], wide=wide)
         _write(memory, lib.GUEST_IDT + lib.VECTOR_PF * len(gate), gate)
-    return paging.build(memory, case) if case.guest in PAGED else None
+    return paging.build(memory, case) if case.mode in PAGED else None
 
 
 def set_mode(sregs: Any, case: Case, roots: paging.Roots | None) -> None:
     """Set the case's CPU mode in `sregs`, the `struct kvm_sregs *` of a reset vCPU."""
-    wide = case.guest == "long64"
-    sregs.cr0, sregs.cr4 = CR0[case.guest], CR4[case.guest]
-    if case.guest == "real16":
+    wide = case.mode == "long64"
+    sregs.cr0, sregs.cr4 = CR0[case.mode], CR4[case.mode]
+    if case.mode == "real16":
         sregs.cs.base = sregs.cs.selector = 0
         return
     _segment(sregs.cs, SEGMENT_CODE, lib.GUEST_CS, long_code=wide)

@@ -65,7 +65,7 @@ class GuestVm:
         self.case = case
         self._proof_iterations = proof_iterations
         self._timeout_ns = int(timeout_s * 1e9)
-        self._blob = blob or state.blob(case.guest)
+        self._blob = blob or state.blob(case.mode)
         self._can_prove = f"prove_{case.op}" in self._blob.symbols
         self._proved = False
         with ExitStack() as stack:
@@ -124,7 +124,7 @@ class GuestVm:
     def _write_parameters(self, vcpu: int) -> None:
         """Fill in what of a vCPU's shared page does not change between measurements."""
         case, page, offset = self.case, state.shared_page(vcpu), state.offset(self.case)
-        small = lib.GUEST_PAGES_AT if case.guest in PAGED else lib.GUEST_PAGES
+        small = lib.GUEST_PAGES_AT if case.mode in PAGED else lib.GUEST_PAGES
         at = lib.GUEST_HUGE_PAGES if case["huge"] else small
         switch = self.roots.first ^ self.roots.second if self.roots else 0
         barrier = offset + lib.GUEST_SHARED + lib.SHARED_ARRIVED

@@ -31,7 +31,7 @@ from kvmharness.lab.machines import MachineKind
 from kvmharness.measure import host
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
-from kvmharness.model.run import L0, Lab, Roles, Run, Settings
+from kvmharness.model.run import L0, Emulator, Lab, Roles, Run, Settings
 
 Progress = Callable[["Target", str], None]
 # Held while a workshop is in use.
@@ -104,8 +104,7 @@ def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
         machine=plan.machine.name,
         variant=target.variant.name,
         kernel=target.kernel.named,
-        qemu=machines.qemu_version(),
-        qemu_cpu=plan.machine.cpu,
+        emulator=Emulator("QEMU", machines.qemu_version(), plan.machine.cpu),
         virtme_ng=version("virtme-ng"),
         memory_mib=boot.MEMORY_MIB,
         modules=hashes,

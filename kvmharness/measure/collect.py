@@ -88,7 +88,7 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
 
 def _begin(system: System, session: Session, plan: Plan) -> Run:
     """Return a run that holds the host's record, and the session's results as they come."""
-    blobs = {result.guest: state.blob(result.guest).sha256 for result in session.results}
+    blobs = {result.mode: state.blob(result.mode).sha256 for result in session.results}
     return Run(
         schema=SCHEMA,
         started=timestamp(),

@@ -83,7 +83,7 @@ def _no_feature(case: Case, here: Limits) -> str | None:
 def _not_on_pvm(case: Case, here: Limits) -> str | None:
     if here.module != "kvm_pvm":
         return None
-    if case.guest in PAGED and case.guest != "long64":
+    if case.mode in PAGED and case.mode != "long64":
         return "kvm_pvm pages in long mode only"
     if case.op == "hypercall":
         return "kvm_pvm runs the hypercall instruction again and again: no guest of it ends"

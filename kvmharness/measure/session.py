@@ -92,7 +92,7 @@ class Session:
                 case,
                 CaseResult(
                     case.name,
-                    case.guest,
+                    case.mode,
                     case.op,
                     dict(case.params),
                     unit=UNITS[clock],

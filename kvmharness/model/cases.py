@@ -1,4 +1,4 @@
-"""Which guests, ops and parameters there are, and the cases made of them: plain data."""
+"""Which CPU modes, ops and parameters there are, and the cases made of them: plain data."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kvmharness.errors import UsageError
 
 @dataclass(frozen=True)
 class Op:
-    """What a guest repeats; `guests` names those whose blob has it.
+    """What a guest repeats; `modes` names those whose blob has it.
 
     `needs` is the CPUID feature (guest.FEATURES) without which the op is skipped.
     """
 
     name: str
-    guests: tuple[str, ...]
+    modes: tuple[str, ...]
     about: str
     needs: str | None = None
 
@@ -28,7 +28,7 @@ class Param:
 
     name: str
     values: Sequence[int]
-    guests: tuple[str, ...]
+    modes: tuple[str, ...]
     about: str
 
     @property
@@ -43,26 +43,26 @@ class Param:
         return " or ".join(str(v) for v in self.values)
 
 
-GUESTS = ("real16", "flat32", "prot32", "pae32", "long64")
+MODES = ("real16", "flat32", "prot32", "pae32", "long64")
 PAGED = ("prot32", "pae32", "long64")
-FLAT = tuple(g for g in GUESTS if g != "real16")
+FLAT = tuple(m for m in MODES if m != "real16")
 
 OPS = (
-    Op("empty", GUESTS, "the loop alone"),
-    Op("cr0_wp", GUESTS, "one write of CR0 that flips WP"),
-    Op("cr0_read", GUESTS, "one read of CR0"),
-    Op("cr0_ts", GUESTS, "one write of CR0 that flips TS, which is in no role"),
-    Op("cr4_pge", GUESTS, "one write of CR4 that flips PGE: a TLB flush", "pge"),
-    Op("cr4_smep", GUESTS, "one write of CR4 that flips SMEP, a role bit", "smep"),
-    Op("cr4_smap", GUESTS, "one write of CR4 that flips SMAP, a role bit", "smap"),
-    Op("cr4_pke", GUESTS, "one write of CR4 that flips PKE, a role bit", "pku"),
-    Op("efer_nx", GUESTS, "one WRMSR of EFER that flips NXE, a role bit", "nx"),
+    Op("empty", MODES, "the loop alone"),
+    Op("cr0_wp", MODES, "one write of CR0 that flips WP"),
+    Op("cr0_read", MODES, "one read of CR0"),
+    Op("cr0_ts", MODES, "one write of CR0 that flips TS, which is in no role"),
+    Op("cr4_pge", MODES, "one write of CR4 that flips PGE: a TLB flush", "pge"),
+    Op("cr4_smep", MODES, "one write of CR4 that flips SMEP, a role bit", "smep"),
+    Op("cr4_smap", MODES, "one write of CR4 that flips SMAP, a role bit", "smap"),
+    Op("cr4_pke", MODES, "one write of CR4 that flips PKE, a role bit", "pku"),
+    Op("efer_nx", MODES, "one WRMSR of EFER that flips NXE, a role bit", "nx"),
     Op("cr3_same", PAGED, "one write of CR3 with the value it has"),
     Op("cr3_switch", PAGED, "one write of CR3 with the other one of two roots"),
     Op("wx", PAGED, "the W^X window: WP off, a write to a read-only page, WP on (two toggles)"),
-    Op("cpuid", GUESTS, "an exit that KVM handles itself (VMX and SVM always intercept CPUID)"),
-    Op("hypercall", GUESTS, "a hypercall that KVM does not know, handled in the kernel"),
-    Op("pio", GUESTS, "an exit to user space and back"),
+    Op("cpuid", MODES, "an exit that KVM handles itself (VMX and SVM always intercept CPUID)"),
+    Op("hypercall", MODES, "a hypercall that KVM does not know, handled in the kernel"),
+    Op("pio", MODES, "an exit to user space and back"),
 )
 
 # What a run without a pattern measures: the toggle and its controls, unpaged and paged.
@@ -77,16 +77,16 @@ PARAMS = (
     Param("pages", range(0, 4097), FLAT, "pages that the guest touches after each op"),
     Param("huge", (0, 1), ("long64",), "1: those pages are 2 MiB, on the host too"),
     Param("vcpus", range(1, 257), FLAT, "vCPUs of one VM doing it at once"),
-    Param("slots", range(1, 513), GUESTS, "memslots of the VM"),
-    Param("irqchip", (1, 0), GUESTS, "0: no in-kernel interrupt controllers"),
+    Param("slots", range(1, 513), MODES, "memslots of the VM"),
+    Param("irqchip", (1, 0), MODES, "0: no in-kernel interrupt controllers"),
 )
 
 
 @dataclass(frozen=True)
 class Case:
-    """A guest, an op and the parameters that are not at their defaults."""
+    """A CPU mode, an op and the parameters that are not at their defaults."""
 
-    guest: str
+    mode: str
     op: str
     params: dict[str, int] = field(default_factory=dict, hash=False)
 
@@ -94,12 +94,12 @@ class Case:
     def name(self) -> str:
         """The case as it is spelled everywhere, e.g. `long64/cr0_wp@irqchip=0`."""
         given = ",".join(f"{k}={v}" for k, v in self.params.items())
-        return f"{self.guest}/{self.op}" + (f"@{given}" if given else "")
+        return f"{self.mode}/{self.op}" + (f"@{given}" if given else "")
 
     @property
     def baseline(self) -> str:
         """The name of the `empty` case that this one is netted against."""
-        return Case(self.guest, "empty", self.params).name
+        return Case(self.mode, "empty", self.params).name
 
     def __getitem__(self, param: str) -> int:
         """Return a parameter's value, the default where none was given."""
@@ -125,8 +125,8 @@ def _parse_params(text: str, pattern: str) -> dict[str, int]:
     return {p.name: given[p.name] for p in PARAMS if given.get(p.name, p.default) != p.default}
 
 
-def _fits(guest: str, params: Iterable[str]) -> bool:
-    return all(guest in p.guests for p in PARAMS if p.name in params)
+def _fits(mode: str, params: Iterable[str]) -> bool:
+    return all(mode in p.modes for p in PARAMS if p.name in params)
 
 
 def select(patterns: Iterable[str]) -> list[Case]:
@@ -140,12 +140,10 @@ def select(patterns: Iterable[str]) -> list[Case]:
         names, _, text = pattern.partition("@")
         params = _parse_params(text, pattern) if text else {}
         found = [
-            Case(guest, op.name, params)
-            for guest in GUESTS
+            Case(mode, op.name, params)
+            for mode in MODES
             for op in OPS
-            if guest in op.guests
-            and fnmatchcase(f"{guest}/{op.name}", names)
-            and _fits(guest, params)
+            if mode in op.modes and fnmatchcase(f"{mode}/{op.name}", names) and _fits(mode, params)
         ]
         if not found:
             raise UsageError(

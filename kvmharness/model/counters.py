@@ -46,7 +46,7 @@ class Counter:
 
 
 KVM_PREFIX = "kvm."
-KPROBE_PREFIX = "function."
+KPROBE_PREFIX = "probe:"
 
 _PAGES = "kvmmmu:kvm_mmu_get_page"
 

@@ -10,7 +10,7 @@ import msgspec
 
 from kvmharness.model.cases import Case
 
-SCHEMA = "kvmharness.run/1"
+SCHEMA = "kvmharness.run/2"
 # Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
 MOST_PER_OP = 86400e9
 # Less than a tick over all the ops of the longest sample.  No figure but 0 is smaller, and no
@@ -64,6 +64,20 @@ class PerOp(Interval):
     net: Net | None = None
 
 
+How = Literal["no-exit", "exit", "emulated", "unclear"]
+Root = Literal["kept", "reloaded", "rebuilt", "kept-or-reloaded", "unclear"]
+
+
+class CaseClass(msgspec.Struct, frozen=True):
+    """The class of a case: how its op reached KVM, and what became of the page-table root."""
+
+    how: How
+    root: Root
+
+    def __str__(self) -> str:
+        return f"{self.how}/{self.root}"
+
+
 class Disturbance(msgspec.Struct):
     """What came between the samples: null where this kernel does not say."""
 
@@ -76,7 +90,7 @@ class CaseResult(msgspec.Struct):
     """One case: every sample, and what was made of them."""
 
     name: str
-    guest: str
+    mode: str
     op: str
     params: dict[str, int]
     iterations: int | None = None
@@ -90,7 +104,7 @@ class CaseResult(msgspec.Struct):
     tsc: Interval | None = None
     counters: dict[str, float | None] = {}
     exit_reasons: dict[str, float] = {}
-    class_: str | None = msgspec.field(default=None, name="class")
+    class_: CaseClass | None = msgspec.field(default=None, name="class")
     class_evidence: dict[str, float] = {}
     # Why a counter, or with the key `kvm.*` all of a source's, is null.
     absent: dict[str, str] = {}
@@ -106,7 +120,7 @@ class CaseResult(msgspec.Struct):
     @property
     def case(self) -> Case:
         """The case that was measured."""
-        return Case(self.guest, self.op, self.params)
+        return Case(self.mode, self.op, self.params)
 
     def discard(self, reason: str) -> None:
         """Note that KVM was incorrect here and drop the figures: a wrong KVM has no speed."""
@@ -189,23 +203,32 @@ class L0(msgspec.Struct):
     hypervisor: str | None
 
 
-class Lab(msgspec.Struct):
-    """The machine that a kernel under test was booted in, by virtme-ng and QEMU.
+class Emulator(msgspec.Struct, frozen=True):
+    """What ran a lab's machine: its name, its version, and the CPU model that it was given."""
 
-    `machine` is its kind: "kvm" (accelerated, nested) or "tcg-svm" (QEMU's software SVM with
-    an instruction counter).  `variant` is how the kernel was asked to be, e.g. "tdp";
-    `kernel` what was named to be booted, `modules` name to sha256 of KVM's modules as loaded.
+    name: str
+    version: str
+    cpu: str
+
+
+class Lab(msgspec.Struct):
+    """The machine that a kernel under test was booted in.
+
+    `machine` is its kind (lab.machines), run by `emulator`; `variant` is how the kernel was
+    asked to be, e.g. "tdp"; `kernel` what was named to be booted, `modules` name to sha256 of
+    KVM's modules as loaded.  What measured inside came in by virtme-ng of a version, or in a
+    capsule of a sha256.
     """
 
     machine: str
     variant: str
     kernel: str
-    qemu: str
-    qemu_cpu: str
-    virtme_ng: str
+    emulator: Emulator
     memory_mib: int
     modules: dict[str, str]
     l0: L0
+    virtme_ng: str | None = None
+    capsule: str | None = None
 
 
 class Host(msgspec.Struct):

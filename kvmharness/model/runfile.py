@@ -9,6 +9,7 @@ import msgspec
 from kvmharness import files
 from kvmharness.errors import UsageError
 from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, UNITS, Run
+from kvmharness.model.upgrade import STEPS, upgrade
 
 
 class _Header(msgspec.Struct):
@@ -28,12 +29,17 @@ def read(path: Path) -> Run:
         raise UsageError(f"read {path}: {error.strerror}; name a result file") from None
     try:
         schema = msgspec.json.decode(data, type=_Header).schema
-        if schema != SCHEMA:
+        if schema == SCHEMA:
+            run = msgspec.json.decode(data, type=Run)
+        elif schema in STEPS:
+            document = msgspec.json.decode(data)
+            upgrade(document)
+            run = msgspec.convert(document, type=Run)
+        else:
             raise UsageError(
                 f"read {path}: schema {schema!r} where {SCHEMA!r} is needed; use the kvmharness "
                 "that wrote it"
             )
-        run = msgspec.json.decode(data, type=Run)
     except msgspec.ValidationError as error:
         raise UsageError(f"read {path}: not a run: {error}; measure again") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -107,8 +107,8 @@ def head(host: Host) -> Sequence[str]:
     if host.lab:
         lab = host.lab
         lines.append(
-            f"lab: {lab.machine} on {lab.l0.name} ({lab.qemu}, -cpu {lab.qemu_cpu}), variant "
-            f"{lab.variant} of {lab.kernel}"
+            f"lab: {lab.machine} on {lab.l0.name} ({lab.emulator.name} {lab.emulator.version}, CPU "
+            f"{lab.emulator.cpu}), variant {lab.variant} of {lab.kernel}"
         )
     elif host.nested:
         lines.append(
@@ -195,7 +195,7 @@ def show(run: Run, out: Console) -> None:
             net_of_empty(result),
             *tsc,
             *counted,
-            plain(result.class_ or "-"),
+            plain(str(result.class_ or "-")),
         )
     out.print(table)
     settings = run.settings

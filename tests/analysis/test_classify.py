@@ -16,13 +16,13 @@ RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.json"))
 EXIT = {"kvm:kvm_exit": 1.0, "kvm:kvm_emulate_insn": 0.0}
 NEW = "kvmmmu:kvm_mmu_get_page[created==1]"
 FOUND = "kvmmmu:kvm_mmu_get_page[created==0]"
-LOAD = "function.kvm_mmu_load"
+LOAD = "probe:kvm_mmu_load"
 
 
 def name(counters: dict[str, float | None], tdp_mmu: bool | None = None) -> str:
-    verdict = classify(counters, "kvm_amd", tdp_mmu)
-    assert verdict is not None
-    return verdict.name
+    found = classify(counters, "kvm_amd", tdp_mmu)
+    assert found is not None
+    return str(found.case_class)
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda p: p.stem)
@@ -31,9 +31,9 @@ def test_recorded_kernel(path: Path) -> None:
     assert recording["kernel"], "a recording names the kernel it came from"
     tdp_mmu = uses_tdp_mmu(recording["parameters"])
     for case in recording["cases"]:
-        verdict = classify(case["counters"], recording["module"], tdp_mmu)
-        assert verdict is not None
-        assert verdict.name == case["class"], case["name"]
+        found = classify(case["counters"], recording["module"], tdp_mmu)
+        assert found is not None
+        assert str(found.case_class) == case["class"], case["name"]
 
 
 def test_recordings_cover_the_classes() -> None:
@@ -91,15 +91,15 @@ def test_rules(counters: dict[str, float | None], tdp_mmu: bool | None, expected
 
 def test_statistic_exits_is_trusted_on_hardware_modules_only() -> None:
     counters: dict[str, float | None] = {"kvm.exits": 1.0, "kvm.insn_emulation": 4.0}
-    verdict = classify(counters, "kvm_pvm", False)
-    assert verdict is not None
-    assert verdict.name.startswith("unclear/")
+    found = classify(counters, "kvm_pvm", False)
+    assert found is not None
+    assert found.case_class.how == "unclear"
 
 
 def test_evidence_names_what_was_used() -> None:
-    verdict = classify({**EXIT, NEW: 3.0, "kvm.pf_fixed": 4.0}, "kvm_amd", True)
-    assert verdict is not None
-    assert verdict.evidence == {**EXIT, NEW: 3.0, "kvm.pf_fixed": 4.0}
+    found = classify({**EXIT, NEW: 3.0, "kvm.pf_fixed": 4.0}, "kvm_amd", True)
+    assert found is not None
+    assert found.evidence == {**EXIT, NEW: 3.0, "kvm.pf_fixed": 4.0}
 
 
 def test_nothing_counted_no_class() -> None:
@@ -111,11 +111,10 @@ def test_every_combination_of_signals_has_an_answer() -> None:
     for combination in product(levels, repeat=len(SIGNALS)):
         chosen = zip(SIGNALS.values(), combination, strict=True)
         counters = {names[0]: levels[level] for names, level in chosen}
-        verdict = classify(counters, None, None)
-        if verdict is not None:
-            how, root = verdict.name.split("/")
-            assert how in {rule[0] for rule in HOW} | {"unclear"}
-            assert root in {rule[0] for rule in ROOT} | {"unclear"}
+        found = classify(counters, None, None)
+        if found is not None:
+            assert found.case_class.how in {rule[0] for rule in HOW} | {"unclear"}
+            assert found.case_class.root in {rule[0] for rule in ROOT} | {"unclear"}
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,10 @@ from kvmharness.analysis import causes, compare
 from kvmharness.analysis.compare import Comparison, side
 from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
-from kvmharness.model.run import L0, Kernel, Run
+from kvmharness.model.run import L0, Emulator, Kernel, Run
 from kvmharness.render import compare_table, tables
 from tests.support.recorded import recorded_run
-from tests.support.samples import made_up_case, made_up_lab_run, made_up_run
+from tests.support.samples import class_of, made_up_case, made_up_lab_run, made_up_run
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -186,7 +186,7 @@ def lab(run: Run) -> None:
         (clock, "another clock: tsc → insn"),
         (cpu, "another CPU: AuthenticAMD family 25 model 17 stepping 1 → "),
         (blob, "another guest blob: the sha256 of long64 differs"),
-        (lab, "another CPU of the lab: no lab → EPYC,+svm in QEMU emulator version 7.2.22"),
+        (lab, "another CPU of the lab: no lab → EPYC,+svm in QEMU 7.2.22"),
     ],
 )
 def test_what_must_not_be_compared(change: Callable[[Run], None], reason: str) -> None:
@@ -222,7 +222,7 @@ def test_another_qemu_or_l0_cpu_counts_as_the_clock_says() -> None:
     assert "another CPU of L0" in of(base, new).rows[0].said
     new = made_up_lab_run()
     assert new.host.lab is not None
-    new.host.lab.qemu = "QEMU emulator version 10.0"
+    new.host.lab.emulator = Emulator("QEMU", "10.0", "EPYC,+svm")
     assert "another CPU of the lab" in of(made_up_lab_run(), new).rows[0].said
 
 
@@ -291,7 +291,8 @@ def test_free_op_has_no_ratio() -> None:
 
 
 def told(class_: str | None, **counters: float) -> causes.Account:
-    return causes.Account(class_, {f"kvm.{name}": count for name, count in counters.items()})
+    counted = {f"kvm.{name}": count for name, count in counters.items()}
+    return causes.Account(class_of(class_) if class_ else None, counted)
 
 
 @pytest.mark.parametrize(
@@ -342,6 +343,6 @@ def test_runs_that_disagree_on_the_class_have_none() -> None:
     for case, class_, exits in zip(
         cases, ("exit/kept", "exit/kept", "exit/rebuilt"), (1, 3, 9), strict=True
     ):
-        case.class_, case.counters = class_, {"kvm.exits": exits, "kvm.pf_fixed": None}
+        case.class_, case.counters = class_of(class_), {"kvm.exits": exits, "kvm.pf_fixed": None}
     assert causes.account(cases) == told(None, exits=3)
     assert causes.account(cases[:2]) == told("exit/kept", exits=2)

@@ -12,7 +12,7 @@ from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
 from kvmharness.model.run import CaseResult, Run
 from tests.support.recorded import recorded_run
-from tests.support.samples import made_up_run
+from tests.support.samples import class_of, made_up_run
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def not_counted(case: CaseResult) -> None:
 
 
 def doubtful(case: CaseResult) -> None:
-    case.class_ = "exit/kept-or-reloaded"
+    case.class_ = class_of("exit/kept-or-reloaded")
 
 
 CHANGES: dict[str, Callable[[CaseResult], object]] = {
@@ -129,7 +129,7 @@ CHANGES: dict[str, Callable[[CaseResult], object]] = {
     "not counted": not_counted,
     "doubtful": doubtful,
     "no class": lambda case: setattr(case, "class_", None),
-    "unclear": lambda case: setattr(case, "class_", "unclear/kept"),
+    "unclear": lambda case: setattr(case, "class_", class_of("unclear/kept")),
 }
 
 

@@ -18,7 +18,7 @@ from kvmharness.errors import Unavailable
 from kvmharness.kvm.fds import System
 from kvmharness.measure.doctor import examine
 from kvmharness.model import runfile
-from kvmharness.model.cases import GUESTS
+from kvmharness.model.cases import MODES
 from tests.support.samples import made_up_run
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -175,7 +175,7 @@ def test_list_needs_no_kvm(kvmharness: Call) -> None:
     done = kvmharness("run", "--list", "*/cr0_wp")
     assert done.returncode == 0
     assert [line.split()[0] for line in done.stdout.splitlines()] == [
-        f"{guest}/cr0_wp" for guest in GUESTS
+        f"{guest}/cr0_wp" for guest in MODES
     ]
 
 

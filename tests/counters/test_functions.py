@@ -53,7 +53,7 @@ def test_probes_are_set_and_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
                 f"kvmharness_{owner()}:{name}"
                 for name in ("kvm_mmu_load", "kvm_mmu_free_roots", "kvm_mmu_unload")
             ]
-            assert probes.absent["function.kvm_init_mmu"] == "this kernel has no such symbol"
+            assert probes.absent["probe:kvm_init_mmu"] == "this kernel has no such symbol"
     finally:
         functions.KALLSYMS = before
     lines = control.read_text().splitlines()

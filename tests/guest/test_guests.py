@@ -12,14 +12,14 @@ import pytest
 
 from kvmharness.guest import state
 from kvmharness.kvm.raw import lib
-from kvmharness.model.cases import GUESTS, OPS, PAGED
+from kvmharness.model.cases import MODES, OPS, PAGED
 
 BLOBS = Path(str(files("kvmharness"))) / "blobs"
 MACHINE = {"real16": "i8086", "long64": "i386:x86-64"}  # else i386
 CONTROL_WRITE = re.compile(r"mov\s+%\w+,%cr(\d)")
 CONTROL_READ = re.compile(r"mov\s+%cr\d,|smsw|str\b|sldt")
 
-PAIRS = [(g, op.name) for op in OPS for g in op.guests]
+PAIRS = [(g, op.name) for op in OPS for g in op.modes]
 # Register written by one op, and how often an iteration.
 WRITES = {
     "cr0_wp": ["0"],
@@ -72,7 +72,7 @@ def test_op_writes_its_control_register_and_no_other(name: str, op: str) -> None
     assert [m.group(1) for m in writes if m] == WRITES.get(op, [])
 
 
-@pytest.mark.parametrize("name", [g for g in GUESTS if g != "real16"])
+@pytest.mark.parametrize("name", [g for g in MODES if g != "real16"])
 def test_touching_loop_holds_the_op_too(name: str) -> None:
     plain, touching = (timed_loop(name, op) for op in ("cr0_wp", "cr0_wp_pages"))
     assert touching[: len(plain) - 2] == plain[:-2]
@@ -86,7 +86,7 @@ def test_every_loop_ends_in_the_same_two_instructions(name: str, op: str) -> Non
     assert jump.startswith("jne")
 
 
-@pytest.mark.parametrize("name", GUESTS)
+@pytest.mark.parametrize("name", MODES)
 def test_empty_is_the_loop_alone(name: str) -> None:
     assert len(timed_loop(name, "empty")) == 2
 
@@ -101,12 +101,12 @@ def test_loops_begin_on_a_cache_line(name: str, op: str) -> None:
     assert int(match.group(1), 16) % 64 == 0
 
 
-@pytest.mark.parametrize("name", GUESTS)
+@pytest.mark.parametrize("name", MODES)
 def test_blob_is_what_the_index_says_and_fits(name: str) -> None:
     blob = state.blob(name)
     row = json.loads((BLOBS / "index.json").read_text())[name]
     assert blob.sha256 == row["sha256"]
-    ops = {f"op_{op.name}" for op in OPS if name in op.guests}
+    ops = {f"op_{op.name}" for op in OPS if name in op.modes}
     assert {s for s in blob.symbols if s.startswith("op_") and not s.endswith("_pages")} == ops
     proofs = {s for s in blob.symbols if s.startswith("prove_") and s != "prove_sets_wp"}
     assert proofs == ({s.replace("op_", "prove_") for s in ops} if name in PAGED else set())

@@ -21,7 +21,7 @@ def walk(memory: mmap.mmap, case: Case, root: int, virtual: int) -> tuple[int, b
         "prot32": (4, 10, 2),
         "pae32": (8, 9, 3),
         "long64": (8, 9, 5 if case["la57"] else 4),
-    }[case.guest]
+    }[case.mode]
     table = root & ~0xFFF
     for level in reversed(range(levels)):
         shift = 12 + bits * level
@@ -64,7 +64,7 @@ def test_both_roots_map_what_the_guest_needs(name: str) -> None:
         else:
             at = last * PAGE
             expected[lib.GUEST_PAGES_AT + at] = (lib.GUEST_PAGES + at, True)
-    if case.guest == "long64":
+    if case.mode == "long64":
         expected[lib.GUEST_HIGH_HALF + lib.GUEST_CODE] = (lib.GUEST_CODE, True)
     assert roots.first != roots.second
     for root in (roots.first, roots.second):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvmharness.errors import UsageError
-from kvmharness.model.cases import GUESTS, OPS, Case, select
+from kvmharness.model.cases import MODES, OPS, Case, select
 
 
 def names(*patterns: str) -> list[str]:
@@ -19,7 +19,7 @@ def test_no_pattern_is_the_toggle_and_its_controls() -> None:
 
 
 def test_star_is_every_guest_and_op() -> None:
-    assert names("*") == [f"{g}/{op.name}" for g in GUESTS for op in OPS if g in op.guests]
+    assert names("*") == [f"{g}/{op.name}" for g in MODES for op in OPS if g in op.modes]
 
 
 def test_patterns_are_shell_style_and_each_case_comes_once() -> None:

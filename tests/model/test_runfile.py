@@ -40,12 +40,12 @@ def test_documented_keys_are_there() -> None:
     run = made_up_run()
     summarise(run)
     data = json.loads(runfile.encode(run))
-    assert data["schema"] == "kvmharness.run/1"
+    assert data["schema"] == "kvmharness.run/2"
     assert {"started", "tool", "host", "cases"} <= set(data)
     case = data["cases"][1]
     assert {
         "name",
-        "guest",
+        "mode",
         "op",
         "params",
         "iterations",

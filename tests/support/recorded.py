@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kvmharness.model.run import Run
-from tests.support.samples import made_up_case, made_up_lab_run
+from tests.support.samples import class_of, made_up_case, made_up_lab_run
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 
@@ -27,6 +27,6 @@ def recorded_run(recording: str, costs: Mapping[str, float]) -> Run:
         case = made_up_case(name, cost)
         case.unit, case.tsc_khz = "insn", None
         case.counters = counted[name]["counters"]
-        case.class_ = counted[name]["class"]
+        case.class_ = class_of(counted[name]["class"])
         run.cases.append(case)
     return run

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from kvmharness.model.run import (
     L0,
     SCHEMA,
+    CaseClass,
     CaseResult,
     Cpu,
+    Emulator,
     Finding,
     Host,
     Kernel,
@@ -18,11 +22,17 @@ from kvmharness.model.run import (
 )
 
 
+def class_of(printed: str) -> CaseClass:
+    """Return the class that prints as `how/root`."""
+    how, root = printed.split("/")
+    return msgspec.convert({"how": how, "root": root}, CaseClass)
+
+
 def made_up_case(name: str, middle: float, vms: int = 5, each: int = 6) -> CaseResult:
-    guest, _, op = name.partition("/")
+    mode, _, op = name.partition("/")
     return CaseResult(
         name=name,
-        guest=guest,
+        mode=mode,
         op=op,
         params={},
         iterations=1000,
@@ -75,12 +85,11 @@ def made_up_lab_run() -> Run:
         "tcg-svm",
         "tdp",
         "linux-image-6.1",
-        "QEMU emulator version 7.2.22",
-        "EPYC,+svm",
-        "1.42",
+        Emulator("QEMU", "7.2.22", "EPYC,+svm"),
         1024,
         {"kvm": "00", "kvm_amd": "11"},
         l0,
+        capsule="c0",
     )
     run.clock = "insn"
     for case in run.cases:

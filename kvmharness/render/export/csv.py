@@ -42,10 +42,10 @@ def _rows(run: Run, result: CaseResult) -> Iterator[tuple[object, ...]]:
     params = [case[param.name] for param in PARAMS]
     fixed = (
         result.name,
-        result.guest,
+        result.mode,
         result.op,
         *params,
-        result.class_ or "",
+        str(result.class_ or ""),
         int(result.noisy is not None),
         result.iterations,
     )

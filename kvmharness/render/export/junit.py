@@ -39,7 +39,7 @@ def export(run: Run, name: str) -> bytes:
             suite,
             "testcase",
             name=printable(result.name),
-            classname=f"kvmharness.{printable(result.guest)}",
+            classname=f"kvmharness.{printable(result.mode)}",
         )
         if end.kind != "passed":
             ET.SubElement(case, ELEMENTS[end.kind], message=end.reason, type=end.kind)

@@ -44,10 +44,11 @@ def _filled(metadata: dict[str, str | None]) -> dict[str, str]:
 
 def _benchmark(clock: Clock, result: CaseResult) -> dict[str, Any]:
     unit, scale = UNITS[clock]
+    case_class = str(result.class_) if result.class_ else None
     metadata: dict[str, Any] = {
         "name": printable(result.name).strip() or "unnamed",
         "unit": unit,
-        **_filled({"kvmharness_class": result.class_, "kvmharness_noisy": result.noisy}),
+        **_filled({"kvmharness_class": case_class, "kvmharness_noisy": result.noisy}),
     }
     if result.iterations is not None and result.iterations > 0:
         metadata["loops"] = result.iterations
