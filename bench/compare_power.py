@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvmharness.analysis.compare import BOOT_TSC, THRESHOLDS
 from kvmharness.analysis.ratios import Verdict, blocks, judge, ratio
 from kvmharness.analysis.stats import Floats
+from kvmharness.model.clocks import CLOCKS
 
 SEED = 20220209
 CASES = 8
@@ -70,8 +70,8 @@ def draw(rng: np.random.Generator, noise: Noise) -> list[list[Floats]]:
 
 def verdict(base: Floats, new: Floats, runs: int) -> Verdict:
     """Judge one of the cases as `compare` does."""
-    boot = BOOT_TSC if runs == 1 else 0.0
-    return judge(ratio(base, new, CASES), THRESHOLDS["tsc"], boot)
+    boot = CLOCKS["tsc"].boot_allowance if runs == 1 else 0.0
+    return judge(ratio(base, new, CASES), CLOCKS["tsc"].threshold, boot)
 
 
 def simulate(rng: np.random.Generator, noise: Noise, trials: int) -> tuple[float, ...]:

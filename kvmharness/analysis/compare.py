@@ -11,18 +11,10 @@ from kvmharness.analysis import causes, differences, ratios
 from kvmharness.analysis.causes import Account
 from kvmharness.analysis.classify import uses_tdp_mmu
 from kvmharness.analysis.stats import Floats, by_vm
-from kvmharness.model.run import CaseResult, Clock, Run
+from kvmharness.model.clocks import CLOCKS, Clock
+from kvmharness.model.run import CaseResult, Run
 
 CaseVerdict = ratios.Verdict | Literal["not comparable", "incorrect"]
-
-# The least change that matters, as a share of 1.
-THRESHOLDS: Mapping[Clock, float] = {"tsc": 0.02, "insn": 0.001}
-# By how much two boots of one kernel may differ, where a side has a single one and cannot tell.
-# Under the instruction counter the legacy and the shadow MMU vary more from boot to boot than
-# the TDP MMU does.
-BOOT_TSC = 0.003
-BOOT_INSN_TDP = 0.002
-BOOT_INSN = 0.01
 
 
 class Side(NamedTuple):
@@ -48,15 +40,15 @@ class Comparison:
     """NEW against BASE.
 
     `compared` and `differing` are lines on the two sides, `left_out` names cases that one side
-    has no figures of, with the reason; `boot` is the allowance for boots, 0 where each side
-    has several.
+    has no figures of, with the reason; `boot_allowance` is for boots, 0 where each side has
+    several.
     """
 
     base: str
     new: str
     clock: Clock
     threshold: float
-    boot: float
+    boot_allowance: float
     compared: Sequence[str]
     differing: Sequence[str]
     rows: Sequence[Row]
@@ -91,11 +83,11 @@ def side(name: str, runs: Sequence[Run]) -> Side:
     return Side(name, runs)
 
 
-def _boot(runs: Sequence[Run]) -> float:
-    if runs[0].clock == "tsc":
-        return BOOT_TSC
+def _boot_allowance(runs: Sequence[Run]) -> float:
+    """Return by how much boots may differ where a side has a single one."""
+    kind = CLOCKS[runs[0].clock]
     tdp_mmu = all(uses_tdp_mmu(run.host.kvm.parameters) for run in runs)
-    return BOOT_INSN_TDP if tdp_mmu else BOOT_INSN
+    return kind.boot_allowance_tdp if tdp_mmu else kind.boot_allowance
 
 
 def _by_case(runs: Sequence[Run]) -> dict[str, list[CaseResult]]:
@@ -131,8 +123,8 @@ class _Pair:
         self.base, self.new = base, new
         self.old, self.young = _by_case(base.runs), _by_case(new.runs)
         self.clock = new.runs[0].clock
-        self.threshold = THRESHOLDS[self.clock] if threshold is None else threshold
-        self.boot = _boot([*base.runs, *new.runs])
+        self.threshold = CLOCKS[self.clock].threshold if threshold is None else threshold
+        self.boot_allowance = _boot_allowance([*base.runs, *new.runs])
         self.why_not = differences.why_not(base.runs, new.runs)
 
     def left_out(self) -> dict[str, str]:
@@ -184,7 +176,7 @@ class _Pair:
         except ValueError as error:
             return Row(case, "not comparable", str(error))
         several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
-        verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot)
+        verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot_allowance)
         accounts = causes.account(old), causes.account(young)
         said = causes.change(*accounts)
         if found.ci95 is None:
@@ -207,7 +199,7 @@ def compare(base: Side, new: Side, threshold: float | None = None) -> Comparison
         new=new.name,
         clock=pair.clock,
         threshold=pair.threshold,
-        boot=0.0 if min(len(base.runs), len(new.runs)) > 1 else pair.boot,
+        boot_allowance=0.0 if min(len(base.runs), len(new.runs)) > 1 else pair.boot_allowance,
         compared=differences.compared(base.runs, new.runs),
         differing=differences.differing(base.runs, new.runs),
         rows=[refused.get(case) or pair.row(case, cases) for case in common],

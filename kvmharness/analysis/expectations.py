@@ -12,7 +12,8 @@ from itertools import product
 from typing import Literal
 
 from kvmharness.errors import UsageError
-from kvmharness.model.run import UNITS, CaseClass, CaseResult, Interval, Run
+from kvmharness.model.clocks import UNITS
+from kvmharness.model.run import CaseClass, CaseResult, Interval, Run
 from kvmharness.text import figure
 
 Answer = Literal["ok", "FAIL", "unclear", "incorrect"]

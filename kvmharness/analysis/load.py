@@ -1,4 +1,7 @@
-"""Result files as a user names them: single ones, or folders of them."""
+"""Result files as a user names them: single ones, or folders of them.
+
+A folder stands for its *.json, in sub-folders too, in the order of their names.
+"""
 
 from __future__ import annotations
 
@@ -24,23 +27,39 @@ def _files(paths: Iterable[Path]) -> list[Path]:
     """Return the files in order, each once: a folder's first one may be named before it."""
     found: dict[Path, Path] = {}
     for path in paths:
-        inside = sorted(path.glob("*.json")) if path.is_dir() else [path]
+        inside = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not inside:
-            raise UsageError(f"read {path}: the folder holds no *.json; name result files")
+            raise UsageError(f"read {path}: no *.json in this folder; name result files")
         for file in inside:
             found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
-def read(paths: Sequence[Path]) -> list[RunFile]:
-    """Read the runs, a folder's by name, and compute their figures from the samples afresh.
+def classified(paths: Sequence[Path]) -> list[RunFile]:
+    """Read the runs and class their cases afresh: a killed run's classes may be older.
 
-    A killed run's figures may be older than its samples.  Raises UsageError for anything that
-    is no result file.
+    Raises UsageError for anything that is no result file.
     """
-    runs = []
-    for path in _files(paths):
-        run = runfile.read(path)
-        summary.summarise(run)
-        runs.append(RunFile(printable(path.stem), run))
+    runs = [RunFile(printable(path.stem), runfile.read(path)) for path in _files(paths)]
+    for found in runs:
+        summary.classify_cases(found.run)
     return runs
+
+
+def summarised(paths: Sequence[Path]) -> list[RunFile]:
+    """Read the runs and compute their figures, classes too, from the samples afresh.
+
+    Raises UsageError for anything that is no result file.
+    """
+    runs = [RunFile(printable(path.stem), runfile.read(path)) for path in _files(paths)]
+    for found in runs:
+        summary.summarise(found.run)
+    return runs
+
+
+def one(path: Path) -> RunFile:
+    """Read the one run that a path names, summarised.  Raises UsageError for several."""
+    found = _files([path])
+    if len(found) != 1:
+        raise UsageError(f"read {path}: holds {len(found)} result files; name one")
+    return summarised(found)[0]

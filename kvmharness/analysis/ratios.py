@@ -33,7 +33,7 @@ class Centre(NamedTuple):
 
     log: float
     variance: float
-    freedom: int
+    df: int
 
 
 @dataclass(frozen=True)
@@ -90,33 +90,33 @@ def ratio(base: Floats, new: Floats, cases: int = 1) -> Ratio:
     a, b = centre(base), centre(new)
     change = b.log - a.log
     ci95 = None
-    if a.freedom and b.freedom:
+    if a.df and b.df:
         half = 0.0
         variance = a.variance + b.variance
         if variance:
             # Welch and Satterthwaite, by shares: a square of a variance may underflow.
             shares = (a.variance / variance, b.variance / variance)
-            freedom = 1 / (shares[0] ** 2 / a.freedom + shares[1] ** 2 / b.freedom)
-            quantile = float(stdtrit(freedom, 1 - (1 - CONFIDENCE) / 2 / cases))
+            df = 1 / (shares[0] ** 2 / a.df + shares[1] ** 2 / b.df)
+            quantile = float(stdtrit(df, 1 - (1 - CONFIDENCE) / 2 / cases))
             half = quantile * math.sqrt(variance)
         ci95 = (_exp(change - half), _exp(change + half))
     return Ratio(_exp(a.log), _exp(b.log), _exp(change), ci95)
 
 
-def judge(found: Ratio, threshold: float, boot: float) -> Verdict:
+def judge(found: Ratio, threshold: float, boot_allowance: float) -> Verdict:
     """Return the verdict: `threshold` is the least change that matters, as a share of 1.
 
-    `boot` is by how much two boots of one kernel may differ where the interval does not know:
-    0 where both sides have several runs.  Changed: more than the threshold, with the interval
-    wholly beyond `boot`.  Same: the interval lies within the larger of both.  A change counts
-    alike in both directions: swapping the sides swaps `faster` and `slower`.
+    `boot_allowance` is by how much two boots of one kernel may differ where the interval does
+    not know: 0 where both sides have several runs.  Changed: more than the threshold, with the
+    interval wholly beyond the allowance.  Same: the interval lies within the larger of both.  A
+    change counts alike in both directions: swapping the sides swaps `faster` and `slower`.
     """
     if found.ci95 is None:
         return "unclear"
     lo, hi = found.ci95
-    if found.ratio > 1 + threshold and lo > 1 + boot:
+    if found.ratio > 1 + threshold and lo > 1 + boot_allowance:
         return "slower"
-    if found.ratio < 1 / (1 + threshold) and hi < 1 / (1 + boot):
+    if found.ratio < 1 / (1 + threshold) and hi < 1 / (1 + boot_allowance):
         return "faster"
-    margin = 1 + max(threshold, boot)
+    margin = 1 + max(threshold, boot_allowance)
     return "same" if 1 / margin <= lo and hi <= margin else "unclear"

@@ -35,7 +35,7 @@ def by_vm(samples: Sequence[float], vms: Sequence[int]) -> list[Floats]:
     return [values[index == vm] for vm in np.unique(index)]
 
 
-def tail(groups: int, confidence: float = CONFIDENCE) -> float:
+def lower_quantile(groups: int, confidence: float = CONFIDENCE) -> float:
     """Return the bootstrap percentile (a share of 1) where the interval begins.
 
     `groups` >= 2 is the number of independent VMs behind the samples.
@@ -44,7 +44,7 @@ def tail(groups: int, confidence: float = CONFIDENCE) -> float:
     return float(ndtr(-math.sqrt(groups / (groups - 1)) * quantile))
 
 
-def middle(groups: Sequence[Floats]) -> float:
+def median(groups: Sequence[Floats]) -> float:
     """Return the median of all samples."""
     return float(np.median(np.concatenate(groups)))
 
@@ -70,22 +70,22 @@ def medians(groups: Sequence[Floats], rng: np.random.Generator) -> Floats:
 def _interval(resampled: Floats, groups: int) -> tuple[float, float] | None:
     if groups < 2:
         return None
-    low = tail(groups)
+    low = lower_quantile(groups)
     lo, hi = np.quantile(resampled, [low, 1 - low])
     return float(lo), float(hi)
 
 
-def median(groups: Sequence[Floats]) -> Interval:
+def median_ci(groups: Sequence[Floats]) -> Interval:
     """Return the median of all samples with its interval (null for a single VM)."""
     if len(groups) < 2:
-        return Interval(middle(groups), None)
+        return Interval(median(groups), None)
     resampled = medians(groups, np.random.default_rng(SEED))
-    return Interval(middle(groups), _interval(resampled, len(groups)))
+    return Interval(median(groups), _interval(resampled, len(groups)))
 
 
 def net(groups: Sequence[Floats], empty: Sequence[Floats]) -> Net:
     """Return the difference of two medians with its interval, both sides resampled."""
-    difference = middle(groups) - middle(empty)
+    difference = median(groups) - median(empty)
     rng = np.random.default_rng(SEED)
     fewest = min(len(groups), len(empty))
     if fewest < 2:
@@ -103,7 +103,7 @@ def _line(points: Sequence[Point]) -> tuple[Floats, Floats]:
     resample as each of them.
     """
     x = np.array([value for value, _ in points])
-    middles = np.array([middle(groups) for _, groups in points])
+    middles = np.array([median(groups) for _, groups in points])
     scale = np.where(middles > 0, middles, 1.0)
     reach = np.abs(x).max() or 1.0  # both columns of one size, for pinv()
     fit = np.linalg.pinv(np.stack([np.ones_like(x), x / reach], axis=1) / scale[:, None])

@@ -27,7 +27,7 @@ def _cause(result: CaseResult, groups: list[stats.Floats]) -> str:
         causes.append(f"{seen.migrations} CPU migrations")
     if seen.steal_ms:
         causes.append(f"{seen.steal_ms:g} ms stolen by the hypervisor")
-    middles = sorted(stats.median([group]).median for group in groups)
+    middles = sorted(stats.median_ci([group]).median for group in groups)
     spread = middles[-1] / middles[0] - 1 if middles[0] > 0 else 0.0
     causes.append(f"medians of single VMs spread over {spread:.0%}")
     return ", ".join(causes)
@@ -74,7 +74,7 @@ def _slopes(run: Run, groups: Groups) -> list[Slope]:
     for (name, param), own in points.items():
         first = families[name, param][int(own[0][0])]
         rise, ci95, intercept = stats.slope(own)
-        middles = [(float(value), stats.middle(samples)) for value, samples in own]
+        middles = [(float(value), stats.median(samples)) for value, samples in own]
         fitted = Slope(name, param, first.unit, middles, rise, ci95, intercept)
         rest = {k: v for k, v in first.params.items() if k != param}
         empty = points.get((Case(first.mode, "empty", rest).name, param))
@@ -104,7 +104,7 @@ def summarise(run: Run) -> None:
         if own is None:
             result.per_op = result.tsc = result.noisy = None  # a file may hold what it has lost
             continue
-        middle = stats.median(own)
+        middle = stats.median_ci(own)
         result.per_op = PerOp(middle.median, middle.ci95)
         baseline = result.case.baseline
         if result.name != baseline and baseline in groups:

@@ -83,15 +83,13 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: 
 
     Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
     """
-    from kvmharness.analysis import expectations, summary
-    from kvmharness.model import runfile
+    from kvmharness.analysis import expectations, load
     from kvmharness.render import tables
 
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = [expectations.parse(text) for text in texts]
     with _ending_with(errors.EXIT_BISECT_SKIP if bisect else None):
-        run = _booted(str(file), variant, expected) if lab else runfile.read(file)
-        summary.summarise(run)  # a killed run's figures may be older than its samples
+        run = _booted(str(file), variant, expected) if lab else load.one(file).run
         outcomes = [outcome for e in expected for outcome in expectations.check(e, run)]
     out = tables.console()
     for found in outcomes:

@@ -34,16 +34,9 @@ def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
 
 def _side(path: Path, name: str) -> Side:
     """Read a run file, or a folder of them."""
-    from kvmharness.analysis import compare, summary
-    from kvmharness.model import runfile
+    from kvmharness.analysis import compare, load
 
-    files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-    if not files:
-        raise errors.UsageError(f"read {path}: no *.json in this folder; name a folder of runs")
-    runs = [runfile.read(file) for file in files]
-    for run in runs:
-        summary.classify_cases(run)  # a killed run's classes may be older than its counters
-    return compare.side(name, runs)
+    return compare.side(name, [found.run for found in load.classified([path])])
 
 
 @click.command()

@@ -26,14 +26,11 @@ def export(run: Path, form: str, output: Path | None) -> None:
     """
     from kvmharness import files
     from kvmharness.analysis import load
-    from kvmharness.errors import UsageError
     from kvmharness.render.export import csv, junit, ktap, pyperf
 
     writers = {"csv": csv, "pyperf": pyperf, "junit": junit, "ktap": ktap}
-    found = load.read([run])
-    if len(found) != 1:
-        raise UsageError(f"export {run}: holds {len(found)} result files; name one")
-    data = writers[form].export(found[0].run, found[0].name)
+    found = load.one(run)
+    data = writers[form].export(found.run, found.name)
     if output:
         files.write_whole(output, data)
     else:

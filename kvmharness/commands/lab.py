@@ -31,13 +31,11 @@ def settings(
     timeout: float = TIMEOUT_S,
 ) -> Settings:
     """Settle how to measure inside: under the instruction counter nothing is calibrated."""
-    from kvmharness.commands import settle
-    from kvmharness.model.suites import Defaults
+    from kvmharness.measure.settings import Wanted, settle
+    from kvmharness.model.clocks import CLOCKS
 
-    # Few ops a sample, so that most samples hold no tick of the booted kernel's timer, and the
-    # median is the op's own cost.
-    usual = Defaults(5, 25, None, 100) if machine.clock == "insn" else Defaults(5, 50, 1.0)
-    return settle.settings(vms, samples, iterations, 0, False, precision, timeout, usual)
+    wanted = Wanted(vms, samples, iterations, 0, precision, timeout)
+    return settle(wanted, CLOCKS[machine.clock].lab)
 
 
 @click.command()
@@ -113,7 +111,6 @@ def lab(
 
     Example: kvmharness lab linux-image-6.1.0-56-amd64 --variant tdp --variant shadow -o runs
     """
-    from kvmharness.commands import settle
     from kvmharness.kernel import resolve
     from kvmharness.kernel import variants as known
     from kvmharness.lab import machines, matrix
@@ -123,9 +120,7 @@ def lab(
     kind = machines.choose(machine)
     if not patterns:
         suite_name = suite_name or "quick"
-    chosen = (
-        settle.within(suites.load(suite_name), patterns) if suite_name else (cases.select(patterns))
-    )
+    chosen = suites.load(suite_name).within(patterns) if suite_name else cases.select(patterns)
     chosen_settings = settings(kind, vms, samples, iterations, precision, timeout)
     wanted = [known.parse(text) for text in variants or ("default",)]
     targets = [matrix.Target(resolve.resolve(name), v) for name in kernel for v in wanted]
@@ -138,7 +133,8 @@ def lab(
 
 
 def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
-    from kvmharness.commands import progress, settle
+    from kvmharness.analysis import exit_codes
+    from kvmharness.commands import progress
     from kvmharness.lab import matrix
 
     found: list[Result] = []
@@ -149,7 +145,7 @@ def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
     finally:
         for result in sorted(found, key=lambda r: targets.index(r.target)):
             _show(result)
-    return settle.worst([_code(result) for result in found])
+    return exit_codes.worst([_code(result) for result in found])
 
 
 def show_console(lost: errors.LabLost) -> None:
@@ -175,8 +171,8 @@ def _show(result: Result) -> None:
 
 
 def _code(result: Result) -> int:
-    from kvmharness.commands import settle
+    from kvmharness.analysis import exit_codes
 
     if result.lost:
         return errors.EXIT_LOST
-    return settle.verdict(result.run) if result.run else errors.EXIT_NOTHING_RAN
+    return exit_codes.of_run(result.run) if result.run else errors.EXIT_NOTHING_RAN

@@ -28,4 +28,4 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     from kvmharness.render.report import page
 
     files.check_writable(output)
-    files.write_whole(output, page.render(load.read(runs)).encode())
+    files.write_whole(output, page.render(load.summarised(runs)).encode())

@@ -67,22 +67,26 @@ def run(
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
     from kvmharness import files
-    from kvmharness.commands import measuring, settle
+    from kvmharness.analysis import exit_codes
+    from kvmharness.commands import measuring
+    from kvmharness.measure.settings import QUICK, Wanted, settle
     from kvmharness.model import cases, runfile, suites
+    from kvmharness.model.clocks import Defaults
     from kvmharness.render import curves
 
     suite = suites.load(suite_name) if suite_name is not None else None
-    chosen = settle.within(suite, pattern) if suite else cases.select(pattern)
+    chosen = suite.within(pattern) if suite else cases.select(pattern)
     if only_list:
         for case in chosen:
             click.echo(f"{case.name:24} {next(o.about for o in cases.OPS if o.name == case.op)}")
         return
-    defaults = suite.settings if suite else None
-    settings = settle.settings(vms, samples, iterations, pin, quick, precision, timeout, defaults)
+    defaults = suite.settings if suite else Defaults()
+    wanted = Wanted(vms, samples, iterations, pin, precision, timeout)
+    settings = settle(wanted, QUICK if quick else defaults)
     if output:
         files.check_writable(output)
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
-    extend = vms is None and not quick and (defaults is None or defaults.vms is None)
+    extend = vms is None and not quick and defaults.vms is None
     record, interrupted = measuring.measure(
         chosen, settings, output, extend=extend, suite=suite_name
     )
@@ -98,4 +102,4 @@ def run(
         curves.print_run(record)
     if unwritten:
         raise unwritten
-    sys.exit(errors.EXIT_INTERRUPTED if interrupted else settle.verdict(record))
+    sys.exit(errors.EXIT_INTERRUPTED if interrupted else exit_codes.of_run(record))

@@ -15,12 +15,10 @@ def show(file: Path, plot: bool) -> None:
 
     Example: kvmharness show here.json --plot
     """
-    from kvmharness.analysis import summary
-    from kvmharness.model import runfile
+    from kvmharness.analysis import load
     from kvmharness.render import curves, distributions, tables
 
-    record = runfile.read(file)
-    summary.summarise(record)  # a killed run's figures may be older than its samples
+    record = load.one(file).run
     curves.print_run(record)
     if plot:
         distributions.show(record, tables.console())

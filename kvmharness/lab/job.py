@@ -8,7 +8,8 @@ import msgspec
 
 from kvmharness.kernel.variants import Module
 from kvmharness.model.cases import Case
-from kvmharness.model.run import Clock, Roles, Settings
+from kvmharness.model.clocks import Clock
+from kvmharness.model.run import Roles, Settings
 
 JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
 

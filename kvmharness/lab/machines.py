@@ -12,7 +12,7 @@ from pathlib import Path
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.kernel import resolve
 from kvmharness.measure import host
-from kvmharness.model.run import Clock
+from kvmharness.model.clocks import Clock
 
 QEMU = "qemu-system-x86_64"
 # SMEP, SMAP and PKU must be asked for, or KVM inside cannot offer them to its guests.

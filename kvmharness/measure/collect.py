@@ -16,7 +16,8 @@ from kvmharness.measure import host
 from kvmharness.measure.counting import Counting
 from kvmharness.measure.session import Session
 from kvmharness.model.cases import Case
-from kvmharness.model.run import SCHEMA, Clock, Roles, Run, Settings, Tool, timestamp
+from kvmharness.model.clocks import Clock
+from kvmharness.model.run import SCHEMA, Roles, Run, Settings, Tool, timestamp
 
 Phase = Literal["begun", "measured", "counting", "counted"]
 

@@ -17,7 +17,8 @@ from kvmharness.measure.feasible import limits, why_not
 from kvmharness.measure.host import vendor_module
 from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model.cases import Case
-from kvmharness.model.run import UNITS, CaseResult, Clock, Settings, per_op
+from kvmharness.model.clocks import UNITS, Clock
+from kvmharness.model.run import CaseResult, Settings, per_op
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from kvmharness.model.cases import Case
+from kvmharness.model.clocks import Clock
 
 SCHEMA = "kvmharness.run/2"
 # Nanoseconds: a day an op.  No figure is larger, and none of them overflows.
@@ -16,11 +17,6 @@ MOST_PER_OP = 86400e9
 # Less than a tick over all the ops of the longest sample.  No figure but 0 is smaller, and no
 # ratio of two of them overflows.
 LEAST_PER_OP = 1e-12
-
-# What a sample is made of: the guest's TSC, read as real time, or the instructions that an
-# emulated machine executed.  Figures of different clocks are never compared.
-Clock = Literal["tsc", "insn"]
-UNITS: Mapping[Clock, str] = {"tsc": "ns", "insn": "insn"}
 
 
 # What an answer about a kernel's MMU-role code rests on, the most trusted first.

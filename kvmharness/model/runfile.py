@@ -8,7 +8,8 @@ import msgspec
 
 from kvmharness import files
 from kvmharness.errors import UsageError
-from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, UNITS, Run
+from kvmharness.model.clocks import UNITS
+from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, Run
 from kvmharness.model.upgrade import STEPS, upgrade
 
 

@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from importlib.resources import files
 from itertools import product
 from math import prod
@@ -25,6 +26,7 @@ from typing import Any
 
 from kvmharness.errors import UsageError
 from kvmharness.model.cases import PARAMS, Case, Param, select
+from kvmharness.model.clocks import Defaults
 
 # Past this a sweep is a slip: at a third of a second a case it would count for an hour.
 MOST_CASES = 10_000
@@ -37,16 +39,6 @@ _AT_LINE = re.compile(r"at line (\d+)")
 
 
 @dataclass(frozen=True)
-class Defaults:
-    """What a suite says of how to measure; None where it does not say."""
-
-    vms: int | None = None
-    samples: int | None = None
-    target_ms: float | None = None
-    iterations: int | None = None
-
-
-@dataclass(frozen=True)
 class Suite:
     """Cases in order, each once; `name` is the built-in's name or the path as given."""
 
@@ -54,6 +46,22 @@ class Suite:
     about: str
     cases: list[Case]
     settings: Defaults = field(default_factory=Defaults)
+
+    def within(self, patterns: Sequence[str]) -> list[Case]:
+        """Return the cases, those that a pattern names where there are patterns.
+
+        Raises UsageError for a pattern that names none.
+        """
+        for pattern in patterns:
+            if not any(fnmatchcase(case.name, pattern) for case in self.cases):
+                raise UsageError(
+                    f"case {pattern!r}: matches nothing in suite {self.name}; add --list to see it"
+                )
+        return [
+            case
+            for case in self.cases
+            if not patterns or any(fnmatchcase(case.name, p) for p in patterns)
+        ]
 
 
 # Key to least and most.  The same ranges as the command line's options.

@@ -12,7 +12,7 @@ from rich.text import Text
 from kvmharness.analysis import causes
 from kvmharness.analysis.compare import Comparison, Row
 from kvmharness.analysis.ratios import Ratio
-from kvmharness.model.run import UNITS
+from kvmharness.model.clocks import UNITS
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
@@ -59,7 +59,7 @@ def sentence(comparison: Comparison) -> str:
         factor = max(row.found.ratio, 1 / row.found.ratio)
         why = causes.cause(*row.accounts, row.verdict)
         return f"{new} is {factor:.4g}x {row.verdict} at {row.case}{why}{rest}"
-    margin = _percent(max(comparison.threshold, comparison.boot))
+    margin = _percent(max(comparison.threshold, comparison.boot_allowance))
     if set(verdicts) == {"same"}:
         return f"{new} costs the same as {base} in every case, within {margin}"
     if lost == len(comparison.rows):
@@ -108,13 +108,14 @@ def show(comparison: Comparison, out: Console) -> None:
         out.print(table)
     left_out = [(reason, case) for case, reason in comparison.left_out.items()]
     remarks = [_summary(comparison), *by_reason("left out", left_out)]
-    if comparison.boot and any(row.found for row in comparison.rows):
+    if comparison.boot_allowance and any(row.found for row in comparison.rows):
         remarks.append(
             "one run on a side: the intervals hold the spread between VMs, not between boots, for "
-            f"which {_percent(comparison.boot)} is allowed; folders of several runs would show it"
+            f"which {_percent(comparison.boot_allowance)} is allowed; folders of several runs "
+            "would show it"
         )
     if any(row.verdict == "unclear" for row in comparison.rows):
-        more = "VMs (--vms)" if comparison.boot else "runs, five or more a side"
+        more = "VMs (--vms)" if comparison.boot_allowance else "runs, five or more a side"
         remarks.append(
             "unclear: the interval holds changes that matter and others that do not; measure more "
             f"{more}, or a quieter machine (kvmharness doctor)"

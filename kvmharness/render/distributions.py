@@ -48,7 +48,7 @@ def _lines(result: CaseResult) -> list[tuple[str, str]]:
     low, high = min(result.samples), max(result.samples)
     if not high - low > 1e-9 * high:
         return [("", f"all {len(result.samples)} samples are {figure(low)}")]
-    middles = [stats.middle([vm]) for vm in vms]
+    middles = [stats.median([vm]) for vm in vms]
     return [
         (figure(low), f"{histogram(result.samples, low, high)} {figure(high)}"),
         ("", marks(middles, low, high).rstrip()),

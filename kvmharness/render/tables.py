@@ -11,7 +11,8 @@ from rich.text import Text
 from kvmharness.analysis import stats
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
-from kvmharness.model.run import UNITS, CaseResult, Host, Interval, Run
+from kvmharness.model.clocks import UNITS
+from kvmharness.model.run import CaseResult, Host, Interval, Run
 from kvmharness.text import figure, printable
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from kvmharness.errors import UsageError
 from kvmharness.model import suites
 from kvmharness.model.cases import select
+from kvmharness.model.clocks import Defaults
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -83,7 +84,7 @@ def test_own_suite_sweeps_every_combination_once_in_order() -> None:
         "long64/cr0_wp@high=1,pages=4",
         "long64/cr0_wp@high=1,pages=4,slots=2",
     ]
-    assert parse(OWN).settings == suites.Defaults(vms=3)
+    assert parse(OWN).settings == Defaults(vms=3)
 
 
 def test_own_file_is_named_by_its_path(tmp_path: Path) -> None:

@@ -134,7 +134,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_file_is_good_before(tmp_path: Path) -> None:
     file = tmp_path / "good.json"
     file.write_text(json.dumps(GOOD))
-    assert len(load.read([file])[0].run.slopes) == 1
+    assert len(load.summarised([file])[0].run.slopes) == 1
 
 
 @hostile(250)
@@ -165,7 +165,7 @@ def test_any_value_anywhere_is_exported_or_refused(tmp_path: Path, text: str) ->
     file = tmp_path / "hostile.json"
     file.write_text(text)
     try:
-        name, run = load.read([file])[0]
+        name, run = load.summarised([file])[0]
     except UsageError:
         return
     ET.fromstring(junit.export(run, name))
@@ -181,7 +181,7 @@ def test_any_value_anywhere_is_exported_or_refused(tmp_path: Path, text: str) ->
 def test_any_value_anywhere_is_reported_or_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.json").write_text(text)
     (tmp_path / "b.json").write_text(json.dumps(GOOD))
-    written = written_or_refused(lambda: page.render(load.read([tmp_path])).encode())
+    written = written_or_refused(lambda: page.render(load.summarised([tmp_path])).encode())
     if written is not None:
         Page(written.decode())
 

@@ -231,12 +231,12 @@ def test_hosts_differ_where_they_do() -> None:
 def test_folders_and_files_are_read_once_each(tmp_path: Path) -> None:
     for name in ("b", "a", "c"):
         runfile.write(tmp_path / f"{name}.json", made_up_run())
-    found = load.read([tmp_path / "c.json", tmp_path])
+    found = load.summarised([tmp_path / "c.json", tmp_path])
     assert [file.name for file in found] == ["c", "a", "b"]
     assert found[0].run.cases[0].per_op is not None
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no"):
-        load.read([tmp_path / "empty"])
+    with pytest.raises(UsageError, match=r"no \*.json in this folder"):
+        load.summarised([tmp_path / "empty"])
 
 
 def test_command_writes_the_page_or_nothing(

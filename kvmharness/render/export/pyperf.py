@@ -7,7 +7,8 @@ from typing import Any
 
 from kvmharness.analysis import stats
 from kvmharness.errors import UsageError
-from kvmharness.model.run import CaseResult, Clock, Run
+from kvmharness.model.clocks import Clock
+from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import printable
 
 VERSION = "1.0"

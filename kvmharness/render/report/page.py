@@ -12,8 +12,9 @@ from markupsafe import Markup
 from kvmharness.analysis import compare
 from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
+from kvmharness.model.clocks import UNITS
 from kvmharness.model.counters import columns
-from kvmharness.model.run import UNITS, CaseResult, Run, Slope
+from kvmharness.model.run import CaseResult, Run, Slope
 from kvmharness.render import compare_table, tables
 from kvmharness.render.report import figures, hosts
 from kvmharness.render.report.figures import Curve, Ratio

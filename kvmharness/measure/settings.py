@@ -1,0 +1,67 @@
+"""From what a user asked for to how it is measured."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from kvmharness.errors import UsageError
+from kvmharness.guest.vm import MAX_SAMPLES
+from kvmharness.model.clocks import Defaults
+from kvmharness.model.run import Settings
+
+USUAL = Defaults(vms=10, samples=100, target_ms=3.0)
+# A first look.
+QUICK = Defaults(vms=5, samples=30, target_ms=1.0)
+# The value of `cpu` that leaves the thread alone.
+ANY_CPU = -1
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody asked for; None where the defaults say.
+
+    `samples` are of all VMs together; `cpu` None is the last one allowed; `precision` in %,
+    `timeout_s` in seconds.
+    """
+
+    vms: int | None = None
+    samples: int | None = None
+    iterations: int | None = None
+    cpu: int | None = None
+    precision: float = 5.0
+    timeout_s: float = 10.0
+
+
+def settle(wanted: Wanted, defaults: Defaults) -> Settings:
+    """Settle how to measure: what was asked for, else the defaults, else as usual.
+
+    Raises UsageError where a VM cannot hold the samples, or the time limit would end them.
+    """
+    vms = wanted.vms or defaults.vms or USUAL.vms or 1
+    samples = wanted.samples or defaults.samples or USUAL.samples or 1
+    target_ms = defaults.target_ms or USUAL.target_ms or 1.0
+    iterations = wanted.iterations or defaults.iterations
+    per_vm = -(-samples // vms)
+    if per_vm > MAX_SAMPLES:
+        raise UsageError(
+            f"--samples {samples}: a VM holds {MAX_SAMPLES} samples; "
+            f"use --vms {-(-samples // MAX_SAMPLES)} or more"
+        )
+    longest_s = target_ms * per_vm * 2 / 1e3
+    if iterations is None and longest_s > wanted.timeout_s:
+        raise UsageError(
+            f"--timeout {wanted.timeout_s:g}: {per_vm} samples of {target_ms:g} ms may take "
+            f"longer; use --timeout {math.ceil(longest_s)} or more"
+        )
+    cpu = max(os.sched_getaffinity(0)) if wanted.cpu is None else wanted.cpu
+    return Settings(
+        vms=vms,
+        samples_per_vm=per_vm,
+        target_ms=target_ms,
+        iterations=iterations,
+        cpu=None if cpu == ANY_CPU else cpu,
+        precision=wanted.precision / 100,
+        timeout_s=wanted.timeout_s,
+    )

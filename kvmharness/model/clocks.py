@@ -1,0 +1,50 @@
+"""What a sample's length is made of: the one table of clocks, with what follows from each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+# The guest's TSC, read as real time, or the instructions that an emulated machine executed.
+# Figures of different clocks are never compared.
+Clock = Literal["tsc", "insn"]
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """How to measure where nobody says; None where the next one to ask knows better.
+
+    `samples` are of all VMs together.
+    """
+
+    vms: int | None = None
+    samples: int | None = None
+    target_ms: float | None = None
+    iterations: int | None = None
+
+
+@dataclass(frozen=True)
+class ClockKind:
+    """A clock: the unit of a cost, and what a comparison of costs by it allows for.
+
+    `threshold` is the least change that matters, as a share of 1.  `boot_allowance` is by how
+    much two boots of one kernel may differ where a side has a single one and cannot tell, with
+    the TDP MMU `boot_allowance_tdp`; `lab` is how a lab measures by this clock.
+    """
+
+    unit: str
+    threshold: float
+    boot_allowance: float
+    boot_allowance_tdp: float
+    lab: Defaults
+
+
+CLOCKS: Mapping[Clock, ClockKind] = {
+    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0)),
+    # The legacy and the shadow MMU vary more from boot to boot than the TDP MMU does.  Few ops a
+    # sample, so that most samples hold no tick of the booted kernel's timer, and the median is
+    # the op's own cost.
+    "insn": ClockKind("insn", 0.001, 0.01, 0.002, Defaults(5, 25, None, 100)),
+}
+UNITS: Mapping[Clock, str] = {clock: kind.unit for clock, kind in CLOCKS.items()}
