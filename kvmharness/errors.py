@@ -54,14 +54,16 @@ class KvmError(HarnessError):
 class GuestError(HarnessError):
     """A guest did not do what its protocol says.
 
-    `rip` is where it stood (None where KVM would not tell), `reason` what was seen.
+    `rip` is where it stood (None where KVM would not tell), `symbol` that place in the guest's
+    source where it is in there, e.g. `op_cr0_wp+0x12`; `reason` is what was seen.
     """
 
     exit_code = EXIT_LOST
 
-    def __init__(self, reason: str, rip: int | None) -> None:
+    def __init__(self, reason: str, rip: int | None, symbol: str | None = None) -> None:
         where = "unknown" if rip is None else f"{rip:#x}"
-        super().__init__(f"guest: {reason}; rip {where}")
+        inside = f" ({symbol})" if symbol else ""
+        super().__init__(f"guest: {reason}; rip {where}{inside}")
         self.reason = reason
         self.rip = rip
 

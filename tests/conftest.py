@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 
-from kvmharness.errors import Unavailable
+from kvmharness.errors import GuestError, LabLost, Unavailable
 from kvmharness.guest.state import Blob
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
+from tests.support.golden import UPDATE
 
 REQUIRE = "KVMHARNESS_REQUIRE_KVM"
 
@@ -29,6 +30,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--lab", metavar="KERNEL", help="Run the KVM tests inside this kernel, booted in a lab."
     )
+    parser.addoption(
+        "--update-golden", action="store_true", help="Write the files of tests/golden/ anew."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--update-golden"):
+        os.environ[UPDATE] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say of a guest or a kernel that failed what it said last, and how to see it again."""
+    report = yield
+    if report.failed and any(item.get_closest_marker(mark) for mark in ("kvm", "lab")):
+        error = call.excinfo.value if call.excinfo else None
+        if isinstance(error, LabLost) and error.console:
+            report.sections.append(("console of the kernel", error.console))
+        if isinstance(error, GuestError):
+            report.sections.append(("guest", f"{item.name}: {error}"))
+        report.sections.append(("again", f"pytest '{item.nodeid}'"))
+    return report
 
 
 def pytest_cmdline_main(config: pytest.Config) -> int | None:

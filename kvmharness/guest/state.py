@@ -43,6 +43,16 @@ class Blob:
     sha256: str
     symbols: dict[str, int]
 
+    def place(self, address: int) -> str | None:
+        """Return an address as the nearest symbol below and an offset; None outside the code."""
+        if not lib.GUEST_CODE <= address < lib.GUEST_CODE + len(self.code):
+            return None
+        below = [(at, name) for name, at in self.symbols.items() if at <= address]
+        if not below:
+            return None
+        at, name = max(below)
+        return f"{name}+{address - at:#x}"
+
 
 @cache
 def blob(name: str) -> Blob:

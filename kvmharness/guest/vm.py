@@ -226,8 +226,14 @@ class GuestVm:
         except KvmError:
             return None
 
+    def _where(self, number: int) -> tuple[int | None, str | None]:
+        """Return where a vCPU stands: its rip, and that place in the guest's source."""
+        rip = self._rip(number)
+        at = None if rip is None else self._blob.place(rip - state.offset(self.case))
+        return rip, at
+
     def _error(self, number: int, reason: str) -> GuestError:
-        return GuestError(reason, self._rip(number))
+        return GuestError(reason, *self._where(number))
 
     def _timed_out(self, number: int) -> GuestTimeout:
         limit = f"{self._timeout_ns / 1e9:g} s"
@@ -237,7 +243,8 @@ class GuestVm:
             halted = False
         seen = "halted early and slept" if halted else "rang no doorbell"
         return GuestTimeout(
-            f"{seen} within {limit}; raise --timeout if it only needs longer", self._rip(number)
+            f"{seen} within {limit}; raise --timeout if it only needs longer",
+            *self._where(number),
         )
 
     def _unexpected_fault(self, number: int) -> KvmIncorrect:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -16,10 +15,9 @@ from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
 from kvmharness.model.run import L0, Emulator, Kernel, Run
 from kvmharness.render import compare_table, tables
+from tests.support.golden import same_as_golden
 from tests.support.recorded import recorded_run
 from tests.support.samples import class_of, made_up_case, made_up_lab_run, made_up_run
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 TDP_5_10 = recorded_run(
     "debian-5.10.218-tdp",
@@ -59,7 +57,7 @@ def verdicts(comparison: Comparison) -> dict[str, str]:
 
 def test_cured_kernel_is_faster_because_the_root_is_kept() -> None:
     found = compare.compare(side("5.10-tdp", [TDP_5_10]), side("6.1-tdp", [TDP_6_1]))
-    assert rendered(found) == (GOLDEN / "compare.txt").read_text()
+    same_as_golden("compare.txt", rendered(found))
     assert found.exit_code == 0
 
 
@@ -128,7 +126,7 @@ def test_every_difference_and_every_way_to_end_is_said() -> None:
     classify_cases(new)
     found = of(base, new)
     text = rendered(found)
-    assert text == (GOLDEN / "compare-hosts.txt").read_text()
+    same_as_golden("compare-hosts.txt", text)
     assert found.exit_code == 1
     assert "\x1b" not in text
 
@@ -137,7 +135,7 @@ def test_several_runs_a_side_are_blocks_and_need_no_allowance() -> None:
     base = [scaled(TDP_6_1, factor) for factor in (1.0, 1.0004, 1.0008)]
     new = [scaled(TDP_6_1, factor) for factor in (1.0002, 1.0006, 1.0003)]
     text = rendered(of(base, new, 0.01))
-    assert text == (GOLDEN / "compare-runs.txt").read_text()
+    same_as_golden("compare-runs.txt", text)
     assert "one run on a side" not in text
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from kvmharness.commands import check
 from kvmharness.errors import HarnessError
 from kvmharness.model import runfile
+from tests.support.golden import same_as_golden
 from tests.support.recorded import recorded_run
 from tests.support.samples import made_up_run
 
@@ -147,8 +148,7 @@ def test_check_prints_a_line_a_case_with_what_it_saw(kvmharness: Call, runs: Pat
         "--expect",
         "*/cr0_wp kvm.exits <= 1.1",
     )
-    golden = Path(__file__).parents[1] / "golden" / "check.txt"
-    assert done.stdout == golden.read_text()
+    same_as_golden("check.txt", done.stdout)
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -20,8 +20,8 @@ CONTROL_WRITE = re.compile(r"mov\s+%\w+,%cr(\d)")
 CONTROL_READ = re.compile(r"mov\s+%cr\d,|smsw|str\b|sldt")
 
 PAIRS = [(g, op.name) for op in OPS for g in op.modes]
-# Register written by one op, and how often an iteration.
-WRITES = {
+# Register written by one op, and how often an iteration; every op stands here.
+WRITES: dict[str, list[str]] = {
     "cr0_wp": ["0"],
     "cr0_ts": ["0"],
     "cr4_pge": ["4"],
@@ -31,6 +31,15 @@ WRITES = {
     "cr3_same": ["3"],
     "cr3_switch": ["3"],
     "wx": ["0", "0"],
+    **{op: [] for op in ("empty", "cr0_read", "efer_nx", "cpuid", "hypercall", "pio")},
+}
+# What an op that writes no control register is, an iteration.
+INSTRUCTION = {
+    "cr0_read": r"mov\s+%cr0,",
+    "efer_nx": r"wrmsr",
+    "cpuid": r"cpuid",
+    "hypercall": r"vmcall",
+    "pio": r"out\s+%al,\$0x[0-9a-f]+",
 }
 
 
@@ -69,7 +78,13 @@ def test_no_control_register_is_read_in_the_loop(name: str, op: str) -> None:
 @pytest.mark.parametrize(("name", "op"), PAIRS)
 def test_op_writes_its_control_register_and_no_other(name: str, op: str) -> None:
     writes = [CONTROL_WRITE.search(line) for line in timed_loop(name, op)]
-    assert [m.group(1) for m in writes if m] == WRITES.get(op, [])
+    assert [m.group(1) for m in writes if m] == WRITES[op]
+
+
+@pytest.mark.parametrize(("name", "op"), [p for p in PAIRS if p[1] in INSTRUCTION])
+def test_an_op_that_writes_none_is_its_instruction(name: str, op: str) -> None:
+    loop = timed_loop(name, op)
+    assert sum(bool(re.match(INSTRUCTION[op], line)) for line in loop) == 1
 
 
 @pytest.mark.parametrize("name", [g for g in MODES if g != "real16"])
@@ -84,6 +99,11 @@ def test_every_loop_ends_in_the_same_two_instructions(name: str, op: str) -> Non
     dec, jump = timed_loop(name, op)[-2:]
     assert re.match(r"decl?\s+%esi", dec)
     assert jump.startswith("jne")
+
+
+def test_every_op_says_what_it_is() -> None:
+    assert set(WRITES) == {op.name for op in OPS}
+    assert set(INSTRUCTION) == {op for op, writes in WRITES.items() if not writes} - {"empty"}
 
 
 @pytest.mark.parametrize("name", MODES)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from kvmharness.model.run import Slope
 from kvmharness.render import curves, tables
+from tests.support.golden import same_as_golden
 from tests.support.samples import made_up_run
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "curves.txt"
 
 # A rebuilt root over pages, net of touching them; a flat cost over a number of vCPUs.
 PAGES = Slope(
@@ -46,7 +44,7 @@ def rendered(*slopes: Slope, **options: bool) -> str:
 
 
 def test_curves_are_the_golden_ones() -> None:
-    assert rendered(PAGES, VCPUS) == GOLDEN.read_text()
+    same_as_golden("curves.txt", rendered(PAGES, VCPUS))
 
 
 def test_run_without_a_sweep_prints_nothing() -> None:
@@ -61,7 +59,7 @@ def test_colours_go_to_a_terminal_only() -> None:
 def test_size_is_the_same_on_every_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     monkeypatch.setenv("LINES", "5")
-    assert rendered(PAGES, VCPUS) == GOLDEN.read_text()
+    same_as_golden("curves.txt", rendered(PAGES, VCPUS))
 
 
 @pytest.mark.parametrize("cost", [0.0, 1000.0])

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 from rich.console import Console
 
 from kvmharness.model.run import Run
 from kvmharness.render import distributions, tables
+from tests.support.golden import same_as_golden
 from tests.support.samples import made_up_lab_run, made_up_run
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "distributions.txt"
 
 
 def rendered(run: Run) -> str:
@@ -33,7 +31,7 @@ def uneven() -> Run:
 
 
 def test_distributions_are_the_golden_ones() -> None:
-    assert rendered(uneven()) == GOLDEN.read_text()
+    same_as_golden("distributions.txt", rendered(uneven()))
 
 
 def test_one_sample_among_many_is_seen() -> None:

@@ -19,9 +19,8 @@ from kvmharness.model import runfile
 from kvmharness.model.run import Run
 from kvmharness.render.export import csv as long_form
 from kvmharness.render.export import junit, ktap, pyperf
+from tests.support.golden import same_as_golden
 from tests.support.samples import made_up_ends, made_up_lab_run, made_up_run
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 RESULT_LINE = re.compile(
     r"(?P<result>ok|not ok) (?P<number>\d+)(?: (?P<description>[^#]*[^# ]))?"
@@ -64,7 +63,7 @@ def test_text_is_the_golden_one(export: Callable[[Run, str], bytes], golden: str
     run = ended()
     for case in run.cases:  # the table of samples need not be long
         case.samples, case.vms = case.samples[::10], case.vms[::10]
-    assert export(run, "here").decode() == (GOLDEN / golden).read_text()
+    same_as_golden(golden, export(run, "here").decode())
 
 
 def test_csv_has_a_row_a_sample() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,9 +10,8 @@ from rich.console import Console
 from kvmharness.analysis.summary import summarise
 from kvmharness.render import tables
 from kvmharness.text import figure
+from tests.support.golden import same_as_golden
 from tests.support.samples import made_up_lab_run, made_up_run
-
-GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def rendered(run: object) -> str:
@@ -26,13 +24,13 @@ def test_table_is_the_golden_one() -> None:
     run = made_up_run()
     run.cases[0].absent["kvm.*"] = "no such file"
     summarise(run)
-    assert rendered(run) == (GOLDEN / "show.txt").read_text()
+    same_as_golden("show.txt", rendered(run))
 
 
 def test_a_lab_says_what_its_figures_are() -> None:
     run = made_up_lab_run()
     summarise(run)
-    assert rendered(run) == (GOLDEN / "lab.txt").read_text()
+    same_as_golden("lab.txt", rendered(run))
 
 
 def test_every_way_to_end_is_said() -> None:
