@@ -24,11 +24,11 @@ def runs_of(named: Sequence[str], variant: str, chosen: Sequence[Case]) -> list[
     from kvmharness.kernel import resolve, variants
     from kvmharness.lab import machines, matrix
 
-    machines.check_tools()
     kind = machines.choose(None)
+    machines.check_tools([kind])
     asked = variants.parse(variant)
-    targets = [matrix.Target(resolve.resolve(name), asked) for name in named]
-    plan = matrix.Plan(chosen, lab.settings(kind), None, kind, None, None)
+    targets = matrix.targets([resolve.resolve(name) for name in named], [asked], [kind])
+    plan = matrix.Plan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
         found = {r.target: r for r in matrix.measure(targets, plan, jobs, heard)}

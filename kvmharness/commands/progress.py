@@ -40,5 +40,5 @@ def watch(targets: Sequence[Target]) -> Iterator[Progress]:
 
 def _log(target: Target, line: str) -> None:
     """Write a line a phase: a log needs no line a case."""
-    if not line.startswith(("measuring", "counting")):
+    if not line.startswith(("warming", "measuring", "counting")):
         print(f"{target.label}: {line}", file=sys.stderr, flush=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
 from pathlib import Path
 
 from kvmharness import cache
@@ -42,10 +44,35 @@ def _overlay(folder: Path, vendor: str) -> dict[str, Path]:
     return found
 
 
+def _without_types(path: Path) -> None:
+    """Take the types (.BTF) out of a module: to read them takes most of its time to load.
+
+    Which MMU-role code it has is read off the host's own copy.  Raises UsageError.
+    """
+    command = ["strip", "--strip-debug", "--preserve-dates", "--remove-section=.BTF", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+        raise UsageError(f"strip {path.name}: {why}; is it a kernel module?")
+
+
+def _unpacked(source: Path) -> tuple[Path, str]:
+    """Return a module ready to be loaded, and the sha256 of it as it was.  Kept in the cache."""
+
+    def make(into: Path) -> None:
+        data = module_bytes(source)
+        (into / "module.ko").write_bytes(data)
+        (into / "sha256").write_text(hashlib.sha256(data).hexdigest())
+        _without_types(into / "module.ko")
+
+    made = cache.made_once(cache.folder("kvm") / cache.digest(source)[:16], make)
+    return made / "module.ko", (made / "sha256").read_text()
+
+
 def prepare(
-    kernel: Kernel, parameters: Parameters, overlay: Path | None, into: Path
-) -> tuple[list[Module], dict[str, str]]:
-    """Copy, unpacked, what is to be loaded for KVM; return it in order, and name to sha256.
+    kernel: Kernel, parameters: Parameters, overlay: Path | None
+) -> tuple[list[tuple[Module, Path]], dict[str, str]]:
+    """Return what is to be loaded for KVM, in order, with its files, and name to sha256.
 
     `parameters` names kvm and the vendor module.  Both are empty where KVM is built in.
     Raises LabLost where the kernel has no such KVM, UsageError for a bad `overlay`.
@@ -66,10 +93,8 @@ def prepare(
     modules, hashes = [], {}
     for place in order:
         name = _module_name(place)
-        source = given.get(name, root / place if root else Path(place))
-        target = into / f"{name}.ko"
-        target.write_bytes(module_bytes(source))
-        modules.append(Module(name, target.name, dict(parameters.get(name, {}))))
+        path, sha256 = _unpacked(given.get(name, root / place if root else Path(place)))
+        modules.append((Module(name, f"{name}.ko", dict(parameters.get(name, {}))), path))
         if name in parameters:
-            hashes[name] = cache.digest(target)
+            hashes[name] = sha256
     return modules, hashes

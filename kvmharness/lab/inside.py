@@ -1,7 +1,7 @@
 """What runs inside the booted kernel: load KVM, wait for quiet, measure, write what was found.
 
-It is started by lab/boot.py with the folder of the job, which the host shares.  Light: every
-import costs a large multiple of what it does outside.
+It is started by the capsule's init, finds its job in the capsule, and answers on the second
+serial port.  Light: every import costs a large multiple of what it does outside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from kvmharness.errors import HarnessError
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm.fds import System
-from kvmharness.lab.job import JOB, OUTCOME, PROGRESS, RUN, Job, Outcome
+from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
+from kvmharness.lab.wire import Sender
 from kvmharness.measure import host
 from kvmharness.measure.collect import Plan, Step, collect
 from kvmharness.model import runfile
@@ -29,14 +30,13 @@ PRIORITY = 50
 QUIET_SHARE = 0.02
 WINDOW_S = 0.1
 MOST_WINDOWS = 50
+JOB_AT, PORT = Path("/job"), Path("/dev/ttyS1")
+# A run is sent as far as it has come at most so often, by the clock inside.
+SEND_EVERY_S = 1.0
 
 
 class _Lost(Exception):
     """Nothing can be measured in this kernel; the message says why."""
-
-
-def _say(folder: Path, line: str) -> None:
-    (folder / PROGRESS).write_text(line)
 
 
 def _load(folder: Path, module: Module) -> None:
@@ -77,41 +77,57 @@ def _parameters() -> dict[str, dict[str, str]]:
     return {folder.name: host.read_folder(folder / "parameters") for folder in folders}
 
 
-def _measure(folder: Path, job: Job) -> None:
-    """Do what the host asked for, leaving the run beside the job whenever it has grown."""
+class _Reporter:
+    """Tells the host where a run stands, and sends it now and then as far as it has come."""
 
-    def on_step(run: Run, step: Step) -> None:
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+        self._sent = time.monotonic()
+
+    def on_step(self, run: Run, step: Step) -> None:
+        """Report a step."""
         if step.phase == "measured":
             number = (step.round - 1) * step.of + step.number
-            _say(folder, f"measuring {number} of {step.rounds * step.of}: {step.case}")
+            self._sender.say(f"measuring {number} of {step.rounds * step.of}: {step.case}")
         elif step.phase == "counting":
-            _say(folder, f"counting {step.number} of {step.of}: {step.case}")
-        if step.phase == "counted" or (step.phase == "measured" and step.number == step.of):
-            runfile.write(folder / RUN, run)
+            self._sender.say(f"counting {step.number} of {step.of}: {step.case}")
+        if time.monotonic() - self._sent >= SEND_EVERY_S:
+            self.send(run)
+            self._sent = time.monotonic()
 
+    def send(self, run: Run) -> None:
+        """Send the run."""
+        self._sender.send(RUN, runfile.encode(run))
+
+
+def _measure(sender: Sender, job: Job) -> None:
+    """Do what the host asked for, and send the run."""
     plan = Plan(job.cases, job.settings, job.suite, job.clock, job.roles, warm_up=True)
+    reporter = _Reporter(sender)
     with System() as system:
-        runfile.write(folder / RUN, collect(system, plan, on_step))
+        reporter.send(collect(system, plan, reporter.on_step))
 
 
-def _do(folder: Path) -> Outcome:
-    job = msgspec.json.decode((folder / JOB).read_bytes(), type=Job)
-    _say(folder, "loading KVM")
+def _do(sender: Sender) -> Outcome:
+    job = msgspec.json.decode((JOB_AT / JOB).read_bytes(), type=Job)
+    sender.say("loading KVM")
     for module in job.modules:
-        _load(folder, module)
+        _load(JOB_AT, module)
     reason = variants.why_not(job.wanted, _parameters())
     if reason:
         return Outcome("skipped", reason)
     _settle()
-    _measure(folder, job)
+    _measure(sender, job)
     return Outcome("done")
 
 
-def main(folder: Path) -> None:
-    """Do the job in `folder` and leave its outcome there."""
-    _say(folder, "starting")
-    try:
-        outcome = _do(folder)
-    except (_Lost, HarnessError, OSError) as error:
-        outcome = Outcome("lost", str(error))
-    (folder / OUTCOME).write_bytes(msgspec.json.encode(outcome))
+def main() -> None:
+    """Do the job that lies in the capsule and send what came of it."""
+    with PORT.open("r+b", buffering=0) as port:  # "w" would make a file where there is no port
+        sender = Sender(port)
+        sender.say("starting")
+        try:
+            outcome = _do(sender)
+        except (_Lost, HarnessError, OSError) as error:
+            outcome = Outcome("lost", str(error))
+        sender.send(OUTCOME, msgspec.json.encode(outcome))

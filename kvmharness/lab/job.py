@@ -1,4 +1,4 @@
-"""What goes into a lab and what comes out, besides the result file: small JSON files."""
+"""What goes into a lab and what comes out, besides the run file: small JSON files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
 from kvmharness.model.run import Roles, Settings
 
-JOB, PROGRESS, OUTCOME, RUN = "job.json", "progress", "outcome.json", "run.json"
+JOB, OUTCOME, RUN = "job.json", "outcome.json", "run.json"
 
 
 class Job(msgspec.Struct, frozen=True):

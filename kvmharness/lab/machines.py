@@ -1,45 +1,32 @@
-"""The kinds of machine that a kernel is booted in."""
+"""The table of lab machines, and which of them works here."""
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.kernel import resolve
+from kvmharness.lab import qemu
+from kvmharness.lab.boot import LabMachine
 from kvmharness.measure import host
-from kvmharness.model.clocks import Clock
 
-QEMU = "qemu-system-x86_64"
 # SMEP, SMAP and PKU must be asked for, or KVM inside cannot offer them to its guests.
-SVM_CPU = "EPYC,+svm,+npt,+smep,+smap,+pku"
-
-
-@dataclass(frozen=True)
-class MachineKind:
-    """How QEMU runs: its CPU, the vendor module that suits it, and the clock inside.
-
-    `options` go to QEMU, `virtme` to virtme-ng.
-    """
-
-    name: str
-    cpu: str
-    vendor: str
-    clock: Clock
-    options: tuple[str, ...]
-    virtme: tuple[str, ...] = ()
-
-
-# An instruction is a nanosecond: the same kernel gives the same figure, however busy this
-# machine is.  A CPU that idles waits in real time (sleep=on), or every time limit inside would
-# pass at once while it waits for a file.
-TCG_SVM = MachineKind(
-    "tcg-svm", SVM_CPU, "kvm_amd", "insn", ("-icount", "shift=0,sleep=on"), ("--disable-kvm",)
-)
+TCG_SVM = LabMachine("tcg-svm", qemu.TCG, "EPYC,+svm,+npt,+smep,+smap,+pku", "kvm_amd", "insn")
+# By name: those that need nothing of this machine's CPU.
+EMULATED = {machine.name: machine for machine in (TCG_SVM,)}
+ACCELERATED = "kvm"
+# Tools of the capsule's, and the Debian packages that have them.
+TOOLS = {
+    "busybox": "busybox-static",
+    "depmod": "kmod",
+    "ldd": "libc-bin",
+    "setpriv": "util-linux",
+    "strip": "binutils",
+}
 
 
 def _nested_vendor(root: Path = host.SYS) -> str | None:
@@ -51,57 +38,60 @@ def _nested_vendor(root: Path = host.SYS) -> str | None:
     return None
 
 
-def _accelerated() -> MachineKind | str:
-    """Return the accelerated kind, or why it cannot be had here."""
+def _accelerated() -> LabMachine | str:
+    """Return the accelerated machine, or why it cannot be had here."""
     vendor = _nested_vendor()
     if vendor is None:
         return "no kvm_intel or kvm_amd here with nested=1"
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "/dev/kvm is not open to this user"
-    return MachineKind("kvm", "host", vendor, "tsc", ())
+    return LabMachine(ACCELERATED, qemu.KVM, "host", vendor, "tsc")
 
 
-def choose(name: str | None) -> MachineKind:
-    """Return the kind asked for, or the best that works here.  Raises Unavailable."""
+def names() -> list[str]:
+    """Return the names that choose() knows."""
+    return [ACCELERATED, *EMULATED]
+
+
+def choose(name: str | None) -> LabMachine:
+    """Return the machine asked for, or the best that works here.
+
+    Raises Unavailable where it cannot be had here, UsageError for an unknown name.
+    """
+    if name is not None and name not in names():
+        raise UsageError(f"--machine {name}: unknown; there are: {', '.join(names())}")
+    if name in EMULATED:
+        return EMULATED[name]
     accelerated = _accelerated()
-    if name == "kvm" and isinstance(accelerated, str):
-        raise Unavailable(f"--machine kvm: {accelerated}; use --machine tcg-svm")
-    if name == "tcg-svm" or isinstance(accelerated, str):
-        return TCG_SVM
-    return accelerated
+    if not isinstance(accelerated, str):
+        return accelerated
+    if name == ACCELERATED:
+        raise Unavailable(f"--machine kvm: {accelerated}; use --machine {TCG_SVM.name}")
+    return TCG_SVM
 
 
-@functools.cache
-def qemu_version() -> str:
-    """Return QEMU's version line.  Raises UsageError where it is not installed."""
-    try:
-        done = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise UsageError(f"lab: no {QEMU}; apt-get install qemu-system-x86") from None
-    return done.stdout.partition("\n")[0].removeprefix("QEMU emulator version ")
+def choose_all(text: str | None) -> list[LabMachine]:
+    """Return the machines that `NAME[,NAME]...` asks for, the best one here for None."""
+    chosen = [choose(name) for name in text.split(",")] if text else [choose(None)]
+    return list(dict.fromkeys(chosen))
 
 
 def _busybox_will_do() -> bool:
-    """Tell whether busybox is the static one, which has the applets that a root needs."""
+    """Tell whether busybox is the static one, which has the applets that init needs."""
     done = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=False)
-    return {"insmod", "su"} <= set(done.stdout.split())
+    return "insmod" in done.stdout.split()
 
 
-def check_tools() -> None:
+def check_tools(machines: Sequence[LabMachine]) -> None:
     """Raise UsageError, naming Debian's packages, where a tool of the lab's is missing."""
     path = resolve.search_path()
-    needed = {
-        QEMU: "qemu-system-x86",
-        "busybox": "busybox-static",
-        "depmod": "kmod",
-        "setpriv": "util-linux",
-        "strings": "binutils",
-        "file": "file",
-    }
-    missing = [package for tool, package in needed.items() if not shutil.which(tool, path=path)]
+    missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]
     if "busybox-static" not in missing and not _busybox_will_do():
         missing.append("busybox-static")
+    for machine in machines:
+        missing += machine.emulator.missing()
     if missing:
+        packages = " ".join(dict.fromkeys(missing))
         raise UsageError(
-            f"lab: tools are missing; apt-get install --no-install-recommends {' '.join(missing)}"
+            f"lab: tools are missing; apt-get install --no-install-recommends {packages}"
         )

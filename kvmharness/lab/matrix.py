@@ -8,11 +8,10 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Self
 
@@ -23,44 +22,65 @@ from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
 from kvmharness.kernel import image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
-from kvmharness.kernel.variants import Variant
-from kvmharness.lab import boot, machines, pack
-from kvmharness.lab.boot import Boot, Runner
+from kvmharness.kernel.variants import Module, Variant
+from kvmharness.lab import capsule, engine
+from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
+from kvmharness.lab.capsule import Part
+from kvmharness.lab.engine import Left, Runner
 from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
-from kvmharness.lab.machines import MachineKind
 from kvmharness.measure import host
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
+from kvmharness.model.clocks import Clock
 from kvmharness.model.run import L0, Emulator, Lab, Roles, Run, Settings
 
 Progress = Callable[["Target", str], None]
+Loaded = tuple[Module, Path]
 # Held while a workshop is in use.
 ALIVE = ".alive"
+# No sign of life for so long is a hang, however short the time limit inside.
+SILENT_S = 120.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure in every kernel, and how; `output` is where run files and logs go."""
+    """What to measure in every kernel, and how; `output` is where run files and logs go.
+
+    `settings` are those of each clock that a target's machine has.
+    """
 
     cases: Sequence[Case]
-    settings: Settings
+    settings: Mapping[Clock, Settings]
     suite: str | None
-    machine: MachineKind
     kvm_modules: Path | None
     output: Path | None
 
 
 @dataclass(frozen=True)
 class Target:
-    """One kernel in one variant."""
+    """One kernel in one variant in one machine; `tag` tells it from others of its kind."""
 
     kernel: Kernel
     variant: Variant
+    machine: LabMachine
+    tag: str = ""
 
     @property
     def label(self) -> str:
         """A name fit for files, e.g. 5.10.0-30-amd64-tdp."""
-        return f"{self.kernel.label}-{self.variant.name.replace('=', '_')}"
+        return f"{self.kernel.label}-{self.variant.name.replace('=', '_')}{self.tag}"
+
+
+def targets(
+    kernels: Sequence[Kernel], variants: Sequence[Variant], machines: Sequence[LabMachine]
+) -> list[Target]:
+    """Return a target for each machine, kernel and variant; several machines are named."""
+    return [
+        Target(kernel, variant, machine, f"-{machine.name}" if len(machines) > 1 else "")
+        for machine in machines
+        for kernel in kernels
+        for variant in variants
+    ]
 
 
 @dataclass
@@ -95,20 +115,21 @@ def check_folder(output: Path) -> None:
     files.check_writable(output / "run.json")
 
 
-def _lab(target: Target, plan: Plan, hashes: dict[str, str]) -> Lab:
+def _lab(target: Target, plan: Plan, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
+    machine = target.machine
     kernel = host.kernel()
-    if plan.machine.clock == "insn":
+    if machine.clock == "insn":
         kernel.cmdline = None  # it moves no count of instructions, and tells of the host
     here = L0(platform.node(), kernel, host.vendor_module(), host.cpu(), host.hypervisor())
     return Lab(
-        machine=plan.machine.name,
+        machine=machine.name,
         variant=target.variant.name,
         kernel=target.kernel.named,
-        emulator=Emulator("QEMU", machines.qemu_version(), plan.machine.cpu),
-        virtme_ng=version("virtme-ng"),
-        memory_mib=boot.MEMORY_MIB,
+        emulator=Emulator(machine.emulator.name, machine.emulator.version(), machine.cpu),
+        memory_mib=machine.emulator.memory_mib,
         modules=hashes,
         l0=here,
+        capsule=capsule.digest(parts),
     )
 
 
@@ -122,7 +143,7 @@ def _roles(kernel: Kernel, overlay: Path | None) -> Roles:
 
 
 class Workshop:
-    """Temporary folders for jobs in the cache, and the pack that all of them unpack.
+    """Temporary folders for jobs in the cache.
 
     What a harness that was killed left there is swept up by the next one.
     """
@@ -136,14 +157,11 @@ class Workshop:
                 self._folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=home))
                 stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
                 stack.enter_context(cache.locked(self._folder / ALIVE))
-            pack.write(self._folder / pack.FILE)
             self._stack = stack.pop_all()
 
     def job(self) -> Path:
-        """Return a new folder that holds the pack."""
-        folder = Path(tempfile.mkdtemp(dir=self._folder))
-        os.link(self._folder / pack.FILE, folder / pack.FILE)
-        return folder
+        """Return a new folder."""
+        return Path(tempfile.mkdtemp(dir=self._folder))
 
     def __enter__(self) -> Self:
         return self
@@ -159,57 +177,71 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _outcome(folder: Path, target: Target) -> Outcome:
-    """Read how it ended inside.  Raises LabLost where the kernel did not come to say."""
-    try:
-        return msgspec.json.decode((folder / OUTCOME).read_bytes(), type=Outcome)
-    except (OSError, msgspec.DecodeError):
-        raise LabLost(
-            f"{target.label}: the machine ended before its job did; see its console",
-            boot.tail(folder),
-        ) from None
-
-
-def _read_run(folder: Path, lab: Lab) -> Run | None:
+def _run(left: Left, lab: Lab) -> Run | None:
     """Return the run as far as it came, completed by what only the host knows."""
-    with suppress(UsageError):
-        run = runfile.read(folder / RUN)
-        run.host.lab = lab
-        summary.summarise(run)
-        return run
-    return None
+    if RUN not in left.files:
+        return None
+    run = runfile.decode(left.files[RUN], RUN)
+    run.host.lab = lab
+    summary.summarise(run)
+    return run
+
+
+def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> None:
+    """Write the archive of what to load and what to do."""
+    machine = target.machine
+    job = Job(
+        [module for module, _ in loaded],
+        target.variant.parameters(machine.vendor),
+        _roles(target.kernel, plan.kvm_modules),
+        list(plan.cases),
+        plan.settings[machine.clock],
+        machine.clock,
+        plan.suite,
+    )
+    contents = {module.file: path.read_bytes() for module, path in loaded}
+    contents[JOB] = msgspec.json.encode(job)
+    capsule.job(into, contents)
+
+
+def _boot(
+    target: Target, plan: Plan, loaded: Sequence[Loaded], parts: Sequence[Part], folder: Path
+) -> Boot:
+    """Return the boot of a target, its capsule whole.  Raises OSError, UsageError."""
+    machine = target.machine
+    archive = folder / "job.cpio"
+    _job(target, plan, loaded, archive)
+    # A guest that hangs is given up inside, and the kernel only where that does not happen.
+    limit = plan.settings[machine.clock].timeout_s * machine.emulator.slowest
+    return Boot(
+        target.kernel,
+        machine,
+        [*(part.path for part in parts), archive],
+        target.variant.command_line(machine.vendor),
+        folder,
+        silent_s=max(SILENT_S, 2 * limit),
+    )
 
 
 def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Progress) -> Result:
     """Boot one target and return what became of it.  Raises LabLost."""
-    variant, vendor = target.variant, plan.machine.vendor
-    wanted = variant.parameters(vendor)
-    loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules, folder)
-    job = Job(
-        loaded,
-        wanted,
-        _roles(target.kernel, plan.kvm_modules),
-        list(plan.cases),
-        plan.settings,
-        plan.machine.clock,
-        plan.suite,
-    )
-    (folder / JOB).write_bytes(msgspec.json.encode(job))
-    lab = _lab(target, plan, hashes)
-    options = variant.command_line(vendor)
-    machine = Boot(target.kernel, plan.machine, folder, pack.start(), options)
-    try:
-        runner.run(machine, lambda line: progress(target, line))
-        outcome = _outcome(folder, target)
-        if outcome.state == "lost":
-            raise LabLost(f"{target.label}: {outcome.reason}", boot.tail(folder))
-    except LabLost as error:
-        return Result(target, _read_run(folder, lab), lost=error)
+    wanted = target.variant.parameters(target.machine.vendor)
+    loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules)
+    parts = [part for part in (capsule.base(), capsule.perf()) if part]
+    boot = _boot(target, plan, loaded, parts, folder)
+    lab = _lab(target, plan, hashes, parts)
+    left = runner.run(boot, lambda line: progress(target, line))
+    run = _run(left, lab)
+    if left.lost:
+        return Result(target, run, lost=left.lost)
+    outcome = msgspec.json.decode(left.files[OUTCOME], type=Outcome)
     if outcome.state == "skipped":
         return Result(target, skipped=outcome.reason)
-    run = _read_run(folder, lab)
+    if outcome.state == "lost":
+        why = f"{target.label}: {outcome.reason}"
+        return Result(target, run, lost=LabLost(why, engine.said_last(folder)))
     if run is None:
-        raise LabLost(f"{target.label}: its run file cannot be read", boot.tail(folder))
+        raise LabLost(f"{target.label}: no run came from it", engine.said_last(folder))
     return Result(target, run)
 
 
@@ -217,7 +249,7 @@ def _keep(result: Result, plan: Plan, folder: Path) -> None:
     """Copy what the user keeps: the run file and the kernel's log."""
     if plan.output is None:
         return
-    log = folder / boot.CONSOLE
+    log = folder / CONSOLE
     if log.is_file():
         shutil.copyfile(log, plan.output / f"{result.target.label}.log")
     if result.run is not None:

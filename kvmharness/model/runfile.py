@@ -28,6 +28,14 @@ def read(path: Path) -> Run:
         data = path.read_bytes()
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name a result file") from None
+    return decode(data, path)
+
+
+def decode(data: bytes, path: Path | str) -> Run:
+    """Return the run that a result file's bytes hold; `path` names them in errors.
+
+    Raises UsageError for anything that is not one.
+    """
     try:
         schema = msgspec.json.decode(data, type=_Header).schema
         if schema == SCHEMA:

@@ -141,7 +141,7 @@ def test_an_overlay_without_the_vendors_module(tmp_path: Path) -> None:
     (tmp_path / "kvm.ko").touch()
     kernel = resolve.Kernel("k", "k", tmp_path, None, RELEASE)
     with pytest.raises(UsageError, match=r"no module kvm_amd; name the folder of kvm\.ko and"):
-        modules.prepare(kernel, {"kvm": {}, "kvm_amd": {}}, tmp_path, tmp_path)
+        modules.prepare(kernel, {"kvm": {}, "kvm_amd": {}}, tmp_path)
 
 
 def test_a_folder_is_made_once_and_whole(tmp_path: Path) -> None:

@@ -2,60 +2,114 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import pkgutil
 import re
 import shlex
-import sys
 from pathlib import Path
 
-from kvmharness.errors import LabLost
+import _pytest
+import hypothesis
+
+import kvmharness
 from kvmharness.kernel import modules, resolve, variants
-from kvmharness.lab import boot, machines, matrix
+from kvmharness.kernel.variants import Module
+from kvmharness.lab import capsule, engine, machines, matrix
+from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
+from kvmharness.lab.capsule import Item
 from tests.support.kernels import newest
 
 ROOT = Path(__file__).parents[2]
-# Importing the tests through 9p on an emulated CPU takes minutes, in which nothing is said.
+INSIDE = "tests-of-kvmharness"
+# Importing them takes a minute on an emulated CPU, and a test that fails says nothing meanwhile.
 SILENT_S = 900.0
 # 6.1, say: the newest that is packaged, since mirrors drop old ones.
 SERIES = re.compile(r"\d+(\.\d+)?")
-OPTIONS = "-v -m kvm -p no:cacheprovider --basetemp=/run/tests -o timeout=900"
+OPTIONS = "-v -m kvm -p no:cacheprovider -p pytest_timeout -o timeout=900 --color=no"
+STATUS = "status"
+PYTEST = "import pytest, sys; sys.exit(pytest.main())"
+# What draws has libraries heavier than all the rest, and no test marked kvm uses it.
+LEFT_OUT = ("kvmharness.render.report", "kvmharness.kvm.core_build", "kvmharness.__main__")
+# Sent at the end, since a machine is whole with it only.
+SEND = (
+    "from kvmharness.lab.wire import Sender; port = open('/dev/ttyS1', 'r+b', buffering=0); "
+    "Sender(port).send('status', open('/tmp/status', 'rb').read()); "
+    "Sender(port).send('outcome.json', b'{\"state\":\"done\"}')"
+)
 
 
-def _command(kernel: resolve.Kernel, folder: Path, kind: machines.MachineKind, only: str) -> str:
-    """Return the shell command that loads KVM, runs the tests and leaves their exit status."""
-    wanted = variants.parse("default").parameters(kind.vendor)
-    loaded, _ = modules.prepare(kernel, wanted, None, folder)
-    load = [f"insmod /{boot.JOB_AT}/{module.file}" for module in loaded]
-    python = shlex.quote(f"/{boot.HOST}{sys.executable}")
+def _kvm_tests() -> list[Path]:
+    return [p for p in sorted(ROOT.glob("tests/*/test_*.py")) if "mark.kvm" in p.read_text()]
+
+
+def _names() -> list[str]:
+    """Return the modules to load so as to find all that the tests may load."""
+    packages = [(kvmharness.__path__, "kvmharness."), (_pytest.__path__, "_pytest.")]
+    packages.append((hypothesis.internal.__path__, "hypothesis.internal."))
+    found = [m.name for path, prefix in packages for m in pkgutil.walk_packages(path, prefix)]
+    own = [str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in _kvm_tests()]
+    kept = [name for name in found if not name.startswith(LEFT_OUT)]
+    return [*capsule.LAZY, "pytest", "pytest_timeout", "tests.conftest", *own, *kept]
+
+
+def _metadata() -> list[Item]:
+    """Return what packages say of themselves: some ask for their own version."""
+    found = [f for d in importlib.metadata.distributions() for f in d.files or ()]
+    kept = [f for f in found if f.name == "METADATA"]
+    return [Item(f"{capsule.LIBRARY}/{f}", str(f.locate())) for f in kept]
+
+
+def _items() -> list[Item]:
+    loaded = [item for item in capsule.modules(_names()) if "/tests/" not in item.place]
+    libraries = capsule.libraries([item.source for item in loaded if item.how == "strip"])
+    # pytest rewrites the tests' sources.
+    kept = [p for p in ROOT.glob("tests/**/*") if p.is_file() and p.suffix != ".pyc"]
+    kept += [ROOT / "pyproject.toml", *ROOT.glob("bench/*"), *ROOT.glob("guests/*")]
+    sources = [Item(f"{INSIDE}/{p.relative_to(ROOT)}", str(p)) for p in kept if p.is_file()]
+    # Started by tests of the command line, never imported.
+    main = Path(kvmharness.__file__).with_name("__main__.py")
+    started = Item(f"{capsule.LIBRARY}/kvmharness/__main__.pyc", str(main), "compile")
+    return [*loaded, *libraries, *sources, *_metadata(), started]
+
+
+def _command(loaded: list[tuple[Module, Path]], only: str) -> str:
+    """Return the shell command that loads KVM, runs the tests and sends their exit status."""
     chosen = f"-k {shlex.quote(only)}" if only else ""
-    return "; ".join(
+    files = " ".join(str(path.relative_to(ROOT)) for path in _kvm_tests())
+    return "\n".join(
         [
-            *load,
-            f"cd {shlex.quote(f'/{boot.HOST}{ROOT}')}",
-            "export TMPDIR=/run PYTHONDONTWRITEBYTECODE=1 KVMHARNESS_REQUIRE_KVM=1",
-            f"{python} -m pytest {OPTIONS} {chosen} 2>&1",
-            f"echo $? > /{boot.JOB_AT}/status",
+            *(f"insmod /{capsule.JOB_AT}/{module.file}" for module, _ in loaded),
+            f"cd /{INSIDE}",
+            "export PYTHONDONTWRITEBYTECODE=1 KVMHARNESS_REQUIRE_KVM=1",
+            "export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1",
+            f"python3 -c {shlex.quote(PYTEST)} {OPTIONS} {chosen} {files} 2>&1",
+            "echo $? > /tmp/status",
+            f"python3 -c {shlex.quote(SEND)}",
         ]
     )
+
+
+def _boot(named: str, kind: LabMachine, folder: Path, only: str) -> Boot:
+    kernel = resolve.resolve(newest(named) if SERIES.fullmatch(named) else named)
+    wanted = variants.parse("default").parameters(kind.vendor)
+    loaded, _ = modules.prepare(kernel, wanted, None)
+    files = {module.file: path.read_bytes() for module, path in loaded}
+    capsule.job(folder / "job.cpio", files, _command(loaded, only))
+    tests = capsule.part("tests", str(ROOT), _items)
+    parts = [part.path for part in (capsule.base(), capsule.perf(), tests) if part]
+    return Boot(kernel, kind, [*parts, folder / "job.cpio"], (), folder, SILENT_S)
 
 
 def run_tests(named: str, only: str) -> int:
     """Boot, run the tests marked kvm (those that `only` selects), return pytest's status."""
     kind = machines.choose(None)
-    kernel = resolve.resolve(newest(named) if SERIES.fullmatch(named) else named)
     with matrix.Workshop() as workshop:
         folder = workshop.job()
-        job = boot.Boot(
-            kernel, kind, folder, _command(kernel, folder, kind, only), silent_s=SILENT_S
-        )
-        try:
-            boot.Runner().run(job, lambda line: print(f"{named}: {line}", flush=True))
-        except LabLost as error:
-            print(f"{error.console}\nlost: {error}")
-            return 4
-        console = (folder / boot.CONSOLE).read_text(errors="replace")
-        print(console[max(console.find("=== test session") - 20, 0) :])
-        status = folder / "status"
-        if not status.is_file():
-            print("lost: the machine ended before the tests did", file=sys.stderr)
-            return 4
-        return int(status.read_text())
+        boot = _boot(named, kind, folder, only)
+        left = engine.Runner().run(boot, lambda line: print(f"{named}: {line}", flush=True))
+        console = (folder / CONSOLE).read_text(errors="replace")
+    print(console[max(console.find("=== test session") - 20, 0) :])
+    if left.lost:
+        print(f"lost: {left.lost}")
+        return 4
+    return int(left.files[STATUS])

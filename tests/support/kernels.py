@@ -32,7 +32,7 @@ def newest(series: str) -> str:
 def why_no_lab(*needed: str) -> str | None:
     """Return why no lab can be booted here, None if it can; fetch the kernels on the way."""
     try:
-        machines.check_tools()
+        machines.check_tools([machines.TCG_SVM])
         for series in needed:
             resolve.resolve(newest(series))
     except UsageError as error:

@@ -1,0 +1,90 @@
+"""QEMU as the emulator of a lab machine, by software (TCG) or accelerated (KVM)."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvmharness.errors import UsageError
+from kvmharness.kernel import resolve
+from kvmharness.lab.boot import CONSOLE, RESULTS, Boot
+
+BINARY, PACKAGE = "qemu-system-x86_64", "qemu-system-x86"
+# What QEMU says of each CPU model that has more than TCG.
+NOISE = "TCG doesn't support requested feature"
+
+
+@functools.cache
+def _version() -> str:
+    try:
+        done = subprocess.run([BINARY, "--version"], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise UsageError(f"lab: no {BINARY}; apt-get install {PACKAGE}") from None
+    return done.stdout.partition("\n")[0].removeprefix("QEMU emulator version ")
+
+
+@dataclass(frozen=True)
+class Qemu:
+    """QEMU with the options that choose its accelerator and clock."""
+
+    accelerator: tuple[str, ...]
+    slowest: float
+    name: str = "QEMU"
+    memory_mib: int = 1024
+    options: tuple[str, ...] = ()
+    terminal: bool = False
+
+    def missing(self) -> list[str]:
+        """Return the Debian packages that it needs and that are not here."""
+        return [] if shutil.which(BINARY) else [PACKAGE]
+
+    def version(self) -> str:
+        """Return QEMU's version.  Raises UsageError where it is not installed."""
+        return _version()
+
+    def command(self, boot: Boot) -> list[str]:
+        """Return QEMU's command: one CPU, two serial ports into files, no disk, no network.
+
+        Raises OSError.
+        """
+        return [
+            BINARY,
+            *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+            *("-M", "pc,hpet=off,usb=off", "-m", str(self.memory_mib), "-smp", "1"),
+            *("-cpu", boot.machine.cpu, *self.accelerator),
+            *("-kernel", str(resolve.bootable(boot.kernel))),
+            *("-initrd", str(boot.joined()), "-append", boot.command_line()),
+            *_port("console", boot.folder / CONSOLE),
+            *_port("results", boot.folder / RESULTS),
+        ]
+
+    def ended(self, status: int, said: str) -> str | None:
+        """Tell why QEMU itself failed, None where the machine went off."""
+        if status == 0:
+            return None
+        lines = [line for line in said.splitlines() if line.strip() and NOISE not in line]
+        why = lines[-1].removeprefix(f"{BINARY}: ") if lines else "it said nothing"
+        return f"QEMU ended with status {status}: {why}"
+
+
+def _port(name: str, path: Path) -> list[str]:
+    """Return the options of a serial port that writes into a file."""
+    # QEMU takes a comma for the end of a value unless it is doubled.
+    spelled = str(path).replace(",", ",,")
+    return ["-chardev", f"file,id={name},path={spelled}", "-serial", f"chardev:{name}"]
+
+
+# An instruction is a nanosecond.  An idle CPU's clock jumps to its next timer: nothing that the
+# inside waits for comes from outside, so a time limit there passes by what is executed.  Seed and
+# start of the clock are fixed: two boots of one kernel execute the same instructions.
+TCG = Qemu(
+    (
+        *("-accel", "tcg", "-icount", "shift=0,sleep=off"),
+        *("-seed", "1", "-rtc", "base=2022-01-01T00:00:00,clock=vm"),
+    ),
+    slowest=20.0,
+)
+KVM = Qemu(("-accel", "kvm"), slowest=4.0)

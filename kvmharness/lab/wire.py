@@ -1,0 +1,95 @@
+"""How results leave a machine: files and progress as lines on a serial port.
+
+    progress TEXT
+    file NAME
+    <base64 of the deflated bytes, in lines>
+    end NAME SIZE CRC32
+
+A file counts with its `end` only, and where size and checksum are right: a port may lose what
+nobody reads, and a machine may end at any moment.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from collections.abc import Callable
+from typing import IO
+
+# Serial drivers and terminals take lines of this length; base64 makes 4 of 3.
+LINE = 57 * 16
+
+
+class Sender:
+    """Writes progress and files to a port, whole lines at a time."""
+
+    def __init__(self, port: IO[bytes]) -> None:
+        self._port = port
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[self._port.write(data) :]
+
+    def say(self, text: str) -> None:
+        """Tell what is being done."""
+        self._write(f"progress {text}\n".encode())
+
+    def send(self, name: str, data: bytes) -> None:
+        """Send a file; one sent earlier by this name is replaced."""
+        packed = zlib.compress(data)
+        lines = [packed[at : at + LINE] for at in range(0, len(packed), LINE)]
+        text = b"".join(base64.b64encode(line) + b"\n" for line in lines)
+        end = f"end {name} {len(data)} {zlib.crc32(data):08x}\n"
+        self._write(f"file {name}\n".encode() + text + end.encode())
+
+
+class Receiver:
+    """Puts together what a Sender has sent, fed with bytes as they come.
+
+    `files` has the last whole one of each name, `torn` the names of those that came damaged;
+    `heard` is called with each line of progress.
+    """
+
+    def __init__(self, heard: Callable[[str], None]) -> None:
+        self.files: dict[str, bytes] = {}
+        self.torn: set[str] = set()
+        self._heard = heard
+        self._rest = b""
+        self._name: str | None = None
+        self._lines: list[bytes] = []
+
+    def feed(self, data: bytes) -> None:
+        """Take what has come, whole lines or not."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._line(line.strip(b"\r"))
+
+    def _line(self, line: bytes) -> None:
+        word, _, rest = line.partition(b" ")
+        text = rest.decode(errors="replace")
+        if word == b"progress":
+            self._heard(text)
+        elif word == b"file":
+            self._name, self._lines = text, []
+        elif word == b"end":
+            self._end(text.split(" "))
+        else:
+            self._lines.append(line)
+
+    def _end(self, fields: list[str]) -> None:
+        name, lines = self._name, self._lines
+        self._name, self._lines = None, []
+        try:
+            data = zlib.decompress(
+                b"".join(base64.b64decode(line, validate=True) for line in lines)
+            )
+            whole = fields == [name, str(len(data)), f"{zlib.crc32(data):08x}"]
+        except (zlib.error, binascii.Error):
+            whole = False
+        if whole:
+            assert name is not None
+            self.files[name] = data
+            self.torn.discard(name)
+        else:
+            self.torn.add(fields[0])
