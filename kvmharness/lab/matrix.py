@@ -20,7 +20,7 @@ import msgspec
 from kvmharness import cache, files
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
-from kvmharness.kernel import image, modules, resolve, roles
+from kvmharness.kernel import config, image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
 from kvmharness.lab import capsule, engine
@@ -223,8 +223,20 @@ def _boot(
     )
 
 
+def _refuse(target: Target) -> None:
+    """Raise LabLost for a kernel that was configured without what the capsule needs."""
+    built = config.of(target.kernel)
+    missing = config.lacking(built, target.machine.vendor) if built else []
+    if missing:
+        raise LabLost(
+            f"{target.label}: this kernel was built without {', '.join(missing)}, which the lab "
+            "needs; build it with them"
+        )
+
+
 def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Progress) -> Result:
     """Boot one target and return what became of it.  Raises LabLost."""
+    _refuse(target)
     wanted = target.variant.parameters(target.machine.vendor)
     loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules)
     parts = [part for part in (capsule.base(), capsule.perf()) if part]
