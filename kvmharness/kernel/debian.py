@@ -23,9 +23,11 @@ from kvmharness.errors import UsageError
 SUITES = ("bullseye", "bookworm", "trixie", "forky", "sid")
 LISTS_AGE_S = 24 * 3600
 
-# Flavours that are no plain kernel for a PC: debug symbols, cloud, real-time, unsigned twins.
 KERNEL = re.compile(r"linux-image-\d[\w.+~-]*-amd64")
-LEAVE_OUT = re.compile(r"-(cloud|rt)-|-(dbg|unsigned)$")
+# No kernels to boot: debug symbols, unsigned twins.
+LEAVE_OUT = re.compile(r"-(dbg|unsigned)$")
+# Found by name, and listed with the plain ones by nobody.
+FLAVOUR = re.compile(r"-(cloud|rt)-")
 # From 6.19 on linux-image is empty, and these, which it depends on, carry the files.
 PART = re.compile(r"linux-(?:binary|modules|base)-\d[\w.+~-]*-amd64")
 
@@ -42,6 +44,11 @@ class Offer:
 def is_kernel_package(name: str) -> bool:
     """Tell whether `name` is spelled as a kernel package of Debian's."""
     return KERNEL.fullmatch(name) is not None and LEAVE_OUT.search(name) is None
+
+
+def is_plain(name: str) -> bool:
+    """Tell whether a kernel package is none of the flavours (cloud, real-time)."""
+    return FLAVOUR.search(name) is None
 
 
 def _run(command: list[str], what: str) -> str:
@@ -145,13 +152,13 @@ def _by_version(offer: Offer) -> list[int]:
 
 
 def offers() -> list[Offer]:
-    """Return the kernels that apt's mirror offers, oldest version first.  Raises UsageError."""
+    """Return the plain kernels that apt's mirror offers, oldest first.  Raises UsageError."""
     options = _updated()
     names = _run(
         ["apt-cache", *options, "search", "--names-only", "^linux-image-[0-9]"], "apt-cache search"
     )
     wanted = [line.split(" ")[0] for line in names.splitlines()]
-    wanted = [name for name in wanted if is_kernel_package(name)]
+    wanted = [name for name in wanted if is_kernel_package(name) and is_plain(name)]
     if not wanted:
         return []
     found = parse_offers(_run(["apt-cache", *options, "madison", *wanted], "apt-cache madison"))

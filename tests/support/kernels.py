@@ -21,7 +21,7 @@ REQUIRE = "KVMHARNESS_REQUIRE_LAB"
 def newest(series: str) -> str:
     """Return the newest kernel package of a series: of those fetched, else of those on offer."""
     prefix = f"linux-image-{series}."
-    found = [name for name in debian.fetched() if name.startswith(prefix)]
+    found = [name for name in debian.fetched() if name.startswith(prefix) and debian.is_plain(name)]
     found = found or [o.name for o in debian.offers() if o.name.startswith(prefix)]
     if not found:
         raise UsageError(f"kernel {series}: apt's mirror offers none; try kernels list")
