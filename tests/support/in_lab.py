@@ -6,6 +6,7 @@ import importlib.metadata
 import pkgutil
 import re
 import shlex
+import sysconfig
 from pathlib import Path
 
 import _pytest
@@ -27,6 +28,8 @@ SILENT_S = 900.0
 SERIES = re.compile(r"\d+(\.\d+)?")
 OPTIONS = "-v -m kvm -p no:cacheprovider -p pytest_timeout -o timeout=900 --color=no"
 STATUS = "status"
+# Of the standard library, what no test needs.
+SPARED = {"ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests", "tkinter"}
 PYTEST = "import pytest, sys; sys.exit(pytest.main())"
 # What draws has libraries heavier than all the rest, and no test marked kvm uses it.
 LEFT_OUT = ("kvmharness.render.report", "kvmharness.kvm.core_build", "kvmharness.__main__")
@@ -59,8 +62,19 @@ def _metadata() -> list[Item]:
     return [Item(f"{capsule.LIBRARY}/{f}", str(f.locate())) for f in kept]
 
 
+def _standard_library() -> list[Item]:
+    """Return all of it: pytest and the tests load much of it late."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found = [path.relative_to(root) for path in root.rglob("*.py")]
+    kept = [path for path in sorted(found) if not SPARED & set(path.parts)]
+    compiled = [Item(f"{capsule.LIBRARY}/{p}c", str(root / p), "compile") for p in kept]
+    shared = sorted((root / "lib-dynload").glob("*.so"))
+    return compiled + [Item(f"{capsule.LIBRARY}/{p.name}", str(p), "strip") for p in shared]
+
+
 def _items() -> list[Item]:
-    loaded = [item for item in capsule.modules(_names()) if "/tests/" not in item.place]
+    standard = _standard_library()
+    loaded = standard + [item for item in capsule.modules(_names()) if "/tests/" not in item.place]
     libraries = capsule.libraries([item.source for item in loaded if item.how == "strip"])
     # pytest rewrites the tests' sources.
     kept = [p for p in ROOT.glob("tests/**/*") if p.is_file() and p.suffix != ".pyc"]
