@@ -14,13 +14,9 @@ from kvmharness.lab import qemu
 from kvmharness.lab.boot import LabMachine
 from kvmharness.measure import host
 
-# SMEP, SMAP and PKU must be asked for, or KVM inside cannot offer them to its guests.  A
-# real-time kernel's KVM wants a constant TSC, as this one is: TCG does not claim it and must be
-# forced, so what it has not (since QEMU 7.2) is taken out by hand.
-SVM_CPU = (
-    "EPYC,+svm,+npt,+smep,+smap,+pku,+invtsc,x-force-features=on,-rdseed,-sha-ni,-fxsr-opt,"
-    "-misalignsse,-3dnowprefetch,-osvw,-topoext,-nrip-save,-xsavec"
-)
+# SMEP, SMAP and PKU must be asked for, or KVM inside cannot offer them to its guests, and so must
+# the constant TSC that a real-time kernel's KVM wants.
+SVM_CPU = "EPYC,+svm,+npt,+smep,+smap,+pku,+invtsc"
 TCG_SVM = LabMachine("tcg-svm", qemu.TCG, SVM_CPU, "kvm_amd", "insn")
 # By name: those that need nothing of this machine's CPU.
 EMULATED = {machine.name: machine for machine in (TCG_SVM,)}
