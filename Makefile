@@ -10,15 +10,21 @@ BIN := $(VENV)/bin
 LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py $(wildcard guests/*)
 
-.PHONY: bench test lint packages overhead reproduce one-patch clean
+.PHONY: bench test check lint packages overhead reproduce one-patch clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
 
-# Where there is no usable /dev/kvm the KVM tests run inside a kernel booted in the lab.
+# What needs the machine to itself runs alone.  Where there is no usable /dev/kvm the KVM tests run
+# inside a kernel booted in the lab.  The floor of the coverage is in pyproject.toml.
 test: $(VENV)/built lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto -m "not (kvm or lab)" --cov --cov-report=
+	$(BIN)/pytest -m "kvm or lab" --cov --cov-append --cov-report=term:skip-covered
 	@$(BIN)/kvmharness doctor >/dev/null || $(BIN)/pytest --lab $(LAB_KERNEL)
+
+# Before each commit: what needs no KVM, no lab and no browser, and simulates nothing for long.
+check: $(VENV)/built lint
+	$(BIN)/pytest -q -n auto -m "not (kvm or lab or browser or slow)"
 
 lint: $(VENV)/built
 	$(BIN)/ruff format --check --quiet .

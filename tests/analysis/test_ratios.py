@@ -20,6 +20,7 @@ def covers(found: Ratio, truth: float) -> bool:
     return found.ci95[0] <= truth <= found.ci95[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "new", "between", "within"),
     [
@@ -45,6 +46,7 @@ def one(rng: np.random.Generator) -> Floats:
     return blocks([draw(rng, 10, 10, 0.02, 0.01)])
 
 
+@pytest.mark.slow
 def test_intervals_of_many_cases_hold_together() -> None:
     rng = np.random.default_rng(20220209)
     hits = 0
@@ -61,6 +63,7 @@ def side_of_runs(rng: np.random.Generator, runs: int, spread: float) -> list[lis
     ]
 
 
+@pytest.mark.slow
 def test_several_runs_bring_the_spread_between_boots_into_the_interval() -> None:
     rng = np.random.default_rng(20220209)
     hits = {"runs": 0, "single": 0}

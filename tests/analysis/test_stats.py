@@ -21,6 +21,7 @@ def draw(
     return [effect * (1 + within * rng.standard_normal(each)) for effect in effects]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vms", "each", "between", "within"),
     [(5, 6, 0.03, 0.01), (10, 10, 0.03, 0.01), (10, 6, 0.0, 0.02)],
@@ -35,6 +36,7 @@ def test_interval_covers_the_truth(vms: int, each: int, between: float, within: 
     assert hits / TRIALS >= LEAST
 
 
+@pytest.mark.slow
 def test_interval_that_ignores_vms_would_not_cover() -> None:
     """The check above can fail: samples shuffled over the VMs hide the VM effect."""
     rng = np.random.default_rng(20220209)
@@ -98,6 +100,7 @@ def sweep(
     ]
 
 
+@pytest.mark.slow
 def test_slope_interval_covers_the_truth(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stats, "RESAMPLES", 1000)
     rng = np.random.default_rng(20220209)
@@ -109,6 +112,7 @@ def test_slope_interval_covers_the_truth(monkeypatch: pytest.MonkeyPatch) -> Non
     assert hits / TRIALS >= LEAST
 
 
+@pytest.mark.slow
 def test_slope_is_nearer_the_truth_than_plain_least_squares() -> None:
     rng = np.random.default_rng(20220209)
     ours, plain = [], []

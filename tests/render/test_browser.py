@@ -19,7 +19,10 @@ FLAGS = """
     --enable-logging=stderr --window-size=1400,1000
 """.split()
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+]
 
 
 def browse(text: str, folder: Path) -> tuple[str, list[str]]:

@@ -31,6 +31,8 @@ from tests.render.test_export import read_ktap
 from tests.render.test_report import Page
 from tests.support.samples import made_up_ends, made_up_lab_run
 
+pytestmark = pytest.mark.slow
+
 
 def good() -> Any:
     """Return the JSON of a file that has every field filled."""
