@@ -14,6 +14,10 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 GUESTS = ROOT / "guests"
+# A PC's BIOS loads a disk's first sector there.
+BOOT_SECTOR = "0x7c00"
+# What the package looks up in a blob.
+PUBLIC = ("op_", "prove_", "page_", "boot_")
 
 
 def guest_code_address() -> str:
@@ -25,7 +29,7 @@ def guest_code_address() -> str:
 
 
 def assemble(source: Path, destination: Path, address: str) -> dict[str, object]:
-    """Assemble one guest into its ELF file and flat blob; return its row of the index."""
+    """Assemble one source into its ELF file and flat blob; return its row of the index."""
     from elftools.elf.elffile import ELFFile  # noqa: PLC0415 - a build requirement, not setup.py's
 
     elf = destination / f"{source.stem}.elf"
@@ -41,7 +45,7 @@ def assemble(source: Path, destination: Path, address: str) -> dict[str, object]
         table = image.get_section_by_name(".symtab").iter_symbols()
         symbols = {symbol.name: symbol["st_value"] for symbol in table}
     (destination / f"{source.stem}.bin").write_bytes(blob)
-    public = {n: at for n, at in symbols.items() if n.startswith(("op_", "prove_", "page_"))}
+    public = {n: at for n, at in symbols.items() if n.startswith(PUBLIC)}
     return {"sha256": hashlib.sha256(blob).hexdigest(), "symbols": public}
 
 
@@ -55,6 +59,7 @@ class BuildWithGuests(build_ext):
         destination.mkdir(parents=True, exist_ok=True)
         address = guest_code_address()
         index = {s.stem: assemble(s, destination, address) for s in sorted(GUESTS.glob("*.S"))}
+        index["disk"] = assemble(GUESTS / "boot/disk.S", destination, BOOT_SECTOR)
         (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
