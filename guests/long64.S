@@ -10,6 +10,7 @@
 #define XAX		%rax
 #define XBX		%rbx
 #define XCX		%rcx
+#define XDX		%rdx
 #define XDI		%rdi
 #define XSP		%rsp
 #define RETURN		iretq

@@ -10,6 +10,7 @@
 #define CR4_SMEP	(1 << 20)
 #define CR4_SMAP	(1 << 21)
 #define CR4_PKE		(1 << 22)
+#define CR4_CET		(1 << 23)
 #define MSR_EFER	0xc0000080
 #define EFER_NX		(1 << 11)
 /* A hypercall number that KVM does not know: it answers -KVM_ENOSYS. */
@@ -118,6 +119,34 @@
 	flip	cr0, CR0_WP
 .endm
 
+/* CR4.CET can be set only while CR0.WP is, which the unpaged modes enter without.  No CET
+ * feature is switched on by an MSR, so the bit alone changes nothing for the guest. */
+.macro prepare_cr4_cet
+	mov	%cr4, XBX
+.endm
+.macro iterate_cr4_cet
+	flip	cr4, CR4_CET
+.endm
+
+/* The same window in a kernel that uses CET: CR0.WP cannot be cleared while CR4.CET is
+ * set, so that is cleared around it (four toggles).  CET is set on entry to each. */
+.macro prepare_wx_cet
+	mov	%cr0, XAX
+	movl	%eax, SHARED(SHARED_CR0)
+	mov	%cr4, XBX
+	flip	cr4, CR4_CET
+.endm
+.macro iterate_wx_cet
+	flip	cr4, CR4_CET
+	movl	SHARED(SHARED_CR0), %eax
+	xorl	$CR0_WP, %eax
+	mov	XAX, %cr0
+	movl	%esi, GUEST_WINDOW
+	xorl	$CR0_WP, %eax
+	mov	XAX, %cr0
+	flip	cr4, CR4_CET
+.endm
+
 /* An exit that KVM handles itself: VMX and SVM always intercept CPUID. */
 .macro prepare_cpuid
 .endm
@@ -150,7 +179,7 @@
 .endm
 
 .macro ops_of_paged_modes do
-	.irp op, cr3_same, cr3_switch, wx
+	.irp op, cr3_same, cr3_switch, wx, cr4_cet, wx_cet
 	\do	\op
 	.endr
 .endm

@@ -6,7 +6,7 @@
  * measure.h), with SHARED_SAMPLES rounds of SHARED_ITERATIONS ops; a check before the
  * first round and after each leaves PROOF_ATTEMPTS records, which the host judges.
  * Wants a stack and an IDT whose page-fault gate leads to `page_fault`.
- * A guest defines besides what measure.h asks for: XSP, RETURN as its iret, and
+ * A guest defines besides what measure.h asks for: XDX, XSP, RETURN as its iret, and
  * WINDOW_WRITE_SIZE, the bytes of the instruction that writes to the window.
  */
 
@@ -32,9 +32,16 @@
 	lea	PROOF_RECORD(XDI), XDI
 .endm
 
-/* As CR0 stands after the iterations, then WP set, then clear; CR0 as it was. */
+/* As CR0 stands after the iterations, then WP set, then clear; CR0 as it was.  An op that
+ * leaves CR4.CET set has it cleared meanwhile: WP cannot be cleared before. */
 check_window:
-	mov	%cr0, XCX
+	mov	%cr4, XDX
+	testl	$CR4_CET, %edx
+	jz	1f
+	mov	XDX, XAX
+	andl	$~CR4_CET, %eax
+	mov	XAX, %cr4
+1:	mov	%cr0, XCX
 	attempt
 	mov	XCX, XAX
 	orl	$CR0_WP, %eax
@@ -47,7 +54,10 @@ prove_sets_wp:
 	mov	XAX, %cr0
 	attempt
 	mov	XCX, %cr0
-	ret
+	testl	$CR4_CET, %edx
+	jz	1f
+	mov	XDX, %cr4
+1:	ret
 
 /* Expected: note it in the record at XDI and skip the write.  Otherwise tell the host. */
 	.globl	page_fault

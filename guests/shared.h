@@ -48,6 +48,7 @@
 #define SHARED_FAULT_CR2	0x40	/* u64, out: its address */
 #define SHARED_FAULT_IP		0x48	/* u64, out: its instruction */
 #define SHARED_FAULT_LEFT	0x50	/* u32, out: iterations that were left of the sample */
+#define SHARED_CR0		0x54	/* u32: CR0 while an op keeps another register's value */
 #define SHARED_STAMPS		0x60	/* out: {u64 begin, u64 end} a sample, TSC ticks */
 #define SHARED_SIZE		0x1000
 #define SHARED_MAX_SAMPLES	249	/* (SHARED_SIZE - SHARED_STAMPS) / 16 */

@@ -3,6 +3,7 @@
 #define XAX		%eax
 #define XBX		%ebx
 #define XCX		%ecx
+#define XDX		%edx
 #define XDI		%edi
 #define XSP		%esp
 #define RETURN		iretl

@@ -18,7 +18,7 @@ from kvmharness.guest.vcpu_threads import VcpuThreads
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System, Vcpu, Vm
 from kvmharness.kvm.raw import lib
-from kvmharness.model.cases import PAGED, Case
+from kvmharness.model.cases import PAGED, WINDOW_OPS, Case
 
 # Below 4 GiB and above any guest's memory, where other VMMs put them too.
 IDENTITY_MAP_ADDR = 0xFFFBC000
@@ -190,7 +190,7 @@ class GuestVm:
         counts: dict[str, int] = {}
         for source in reversed(sources):
             counts.update(source.end())
-        if self.case.op == "wx" and self._window() != 1:
+        if self.case.op in WINDOW_OPS and self._window() != 1:
             wrong = f"the host sees {self._window():#x} in the page where the guest wrote 1"
             raise KvmIncorrect(self.case.name, iterations, 0, wrong)
         ticks = [t for number in range(len(self.vcpus)) for t in self._ticks(number, samples)]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from kvmharness.errors import KvmIncorrect
 from kvmharness.kvm.raw import lib
+from kvmharness.model.cases import WINDOW_OPS
 
 # Page-fault error code: the page is present, and it was a write, by the supervisor.
 ERROR_CODE = 0b011
@@ -82,7 +83,7 @@ def judge(case: str, op: str, found: list[Attempt], host_sees: int) -> None:
     held = 0
     for number, attempt in enumerate(found):
         step = number % lib.PROOF_ATTEMPTS
-        if op == "wx" and number and step == 0:
+        if op in WINDOW_OPS and number and step == 0:
             held = 1  # what its last iteration wrote
         expected = _expected_wp(step, op, attempt.iteration)
         wrong = _wrong(attempt, held)

@@ -16,15 +16,18 @@ MEMORY_SHARE = 0.5
 # KVM's page tables, structures and our own process, besides the guest's pages.
 MEMORY_BESIDES = 64 << 20
 
-# Feature: CPUID leaf, register, bit (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E).
+# Feature: CPUID leaf, register, bit (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E); any
+# one of them will do.
 FEATURES = {
-    "pge": (0x1, "edx", 13),
-    "pcid": (0x1, "ecx", 17),
-    "smep": (0x7, "ebx", 7),
-    "smap": (0x7, "ebx", 20),
-    "pku": (0x7, "ecx", 3),
-    "la57": (0x7, "ecx", 16),
-    "nx": (0x80000001, "edx", 20),
+    "pge": ((0x1, "edx", 13),),
+    "pcid": ((0x1, "ecx", 17),),
+    "smep": ((0x7, "ebx", 7),),
+    "smap": ((0x7, "ebx", 20),),
+    "pku": ((0x7, "ecx", 3),),
+    # Shadow stacks, indirect branch tracking: CR4.CET stands for both.
+    "cet": ((0x7, "ecx", 7), (0x7, "edx", 20)),
+    "la57": ((0x7, "ecx", 16),),
+    "nx": ((0x80000001, "edx", 20),),
 }
 
 
@@ -34,8 +37,11 @@ def features(system: System) -> frozenset[str]:
     leaves = {(e.function, e.index): e for e in cpuid.entries[0 : cpuid.nent]}
     return frozenset(
         name
-        for name, (leaf, register, bit) in FEATURES.items()
-        if (leaf, 0) in leaves and getattr(leaves[leaf, 0], register) >> bit & 1
+        for name, bits in FEATURES.items()
+        if any(
+            (leaf, 0) in leaves and getattr(leaves[leaf, 0], register) >> bit & 1
+            for leaf, register, bit in bits
+        )
     )
 
 

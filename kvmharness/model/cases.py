@@ -13,7 +13,7 @@ from kvmharness.errors import UsageError
 class Op:
     """What a guest repeats; `modes` names those whose blob has it.
 
-    `needs` is the CPUID feature (guest.FEATURES) without which the op is skipped.
+    `needs` is the feature (feasible.FEATURES) without which the op is skipped.
     """
 
     name: str
@@ -59,11 +59,16 @@ OPS = (
     Op("efer_nx", MODES, "one WRMSR of EFER that flips NXE, a role bit", "nx"),
     Op("cr3_same", PAGED, "one write of CR3 with the value it has"),
     Op("cr3_switch", PAGED, "one write of CR3 with the other one of two roots"),
+    Op("cr4_cet", PAGED, "one write of CR4 that flips CET", "cet"),
     Op("wx", PAGED, "the W^X window: WP off, a write to a read-only page, WP on (two toggles)"),
+    Op("wx_cet", PAGED, "the window with CR4.CET cleared around it, which CET demands", "cet"),
     Op("cpuid", MODES, "an exit that KVM handles itself (VMX and SVM always intercept CPUID)"),
     Op("hypercall", MODES, "a hypercall that KVM does not know, handled in the kernel"),
     Op("pio", MODES, "an exit to user space and back"),
 )
+
+# Those that open a W^X window: a sample's last iteration writes 1 through it.
+WINDOW_OPS = ("wx", "wx_cet")
 
 # What a run without a pattern measures: the toggle and its controls, unpaged and paged.
 DEFAULT = [

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from kvmharness.model.cases import MODES
 from tests.test_imports import HEAVY
 
 # What the entry point does, with the modules loaded printed when it ends.
@@ -43,7 +44,7 @@ def complete(*words: str, shell: str = "bash") -> tuple[list[str], set[str]]:
         (("kvmharness", "exp"), ["plain,export"]),
         (("kvmharness", "run", "long64/cr0_w"), ["plain,long64/cr0_wp"]),
         (("kvmharness", "perf", "real16/cr0_t"), ["plain,real16/cr0_ts"]),
-        (("kvmharness", "run", "wx"), ["plain,prot32/wx", "plain,pae32/wx", "plain,long64/wx"]),
+        (("kvmharness", "run", "cpui"), [f"plain,{mode}/cpuid" for mode in MODES]),
         (("kvmharness", "run", "--suite", "s"), ["plain,scaling"]),
         (("kvmharness", "run", "--suite", "my/"), ["file,my/"]),
         (("kvmharness", "export", "--format", "j"), ["plain,junit"]),

@@ -30,7 +30,9 @@ WRITES: dict[str, list[str]] = {
     "cr4_pke": ["4"],
     "cr3_same": ["3"],
     "cr3_switch": ["3"],
+    "cr4_cet": ["4"],
     "wx": ["0", "0"],
+    "wx_cet": ["4", "0", "0", "4"],
     **{op: [] for op in ("empty", "cr0_read", "efer_nx", "cpuid", "hypercall", "pio")},
 }
 # What an op that writes no control register is, an iteration.

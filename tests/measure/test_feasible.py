@@ -22,6 +22,7 @@ def test_everything_is_feasible_where_there_is_plenty() -> None:
     ("name", "here", "says"),
     [
         ("long64/cr4_smep", {"features": frozenset()}, "no SMEP here"),
+        ("long64/wx_cet", {"features": frozenset({"pge"})}, "no CET here"),
         ("long64/cr0_wp@la57=1", {"features": frozenset({"pge"})}, "no LA57 here"),
         ("pae32/cr0_wp", {"module": "kvm_pvm"}, "pages in long mode only"),
         ("long64/hypercall", {"module": "kvm_pvm"}, "again and again"),
