@@ -44,7 +44,7 @@ def settings(
     "--variant",
     "variants",
     multiple=True,
-    metavar="NAME[+mitigations=off]",
+    metavar="NAME[+OPTION]",
     help="default, tdp, legacy (kvm.tdp_mmu=1 or 0) or shadow (npt=0, ept=0); may be repeated.",
 )
 @click.option(

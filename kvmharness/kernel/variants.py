@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,13 +30,14 @@ class Variant:
     """Parameters of kvm and of the vendor module, and options of the kernel command line.
 
     `paging` is two-dimensional paging (npt or ept), `tdp_mmu` KVM's parameter; None leaves
-    either as the kernel has it.
+    either as the kernel has it.  `own` are parameters that one vendor's module has.
     """
 
     name: str
     paging: bool | None = None
     tdp_mmu: bool | None = None
     options: tuple[str, ...] = ()
+    own: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def parameters(self, vendor: str) -> dict[str, dict[str, str]]:
         """Return what to load the modules with: module to parameter to value."""
@@ -43,6 +46,7 @@ class Variant:
             found["kvm"]["tdp_mmu"] = str(int(self.tdp_mmu))
         if self.paging is not None:
             found[vendor][PAGING[vendor]] = str(int(self.paging))
+        found[vendor].update(self.own)
         return found
 
     def command_line(self, vendor: str) -> list[str]:
@@ -64,10 +68,20 @@ VARIANTS = {
         Variant("shadow", paging=False),
     )
 }
-# What may follow a variant's name after a plus sign.
+
+
+class Option(NamedTuple):
+    """What may follow a variant's name: words of the command line, the vendor's parameters."""
+
+    words: tuple[str, ...] = ()
+    own: Mapping[str, str] = MappingProxyType({})
+
+
+# The vendor without such a parameter skips the variant and says so.
 OPTIONS = {
-    "mitigations=default": (),
-    "mitigations=off": ("mitigations=off",),
+    "mitigations=default": Option(),
+    "mitigations=off": Option(words=("mitigations=off",)),
+    "unrestricted_guest=0": Option(own=MappingProxyType({"unrestricted_guest": "0"})),
 }
 
 
@@ -83,9 +97,10 @@ def parse(text: str) -> Variant:
             f"+{' or +'.join(OPTIONS)}"
         )
     chosen = VARIANTS[name]
-    options = tuple(dict.fromkeys(option for part in extra for option in OPTIONS[part]))
-    spelled = "+".join([name, *(part for part in dict.fromkeys(extra) if OPTIONS[part])])
-    return Variant(spelled, chosen.paging, chosen.tdp_mmu, options)
+    given = [part for part in dict.fromkeys(extra) if OPTIONS[part] != Option()]
+    words = tuple(word for part in given for word in OPTIONS[part].words)
+    own = {name: value for part in given for name, value in OPTIONS[part].own.items()}
+    return Variant("+".join([name, *given]), chosen.paging, chosen.tdp_mmu, words, own)
 
 
 def why_not(wanted: Parameters, found: Parameters) -> str | None:

@@ -35,6 +35,16 @@ def test_intel_has_another_name_for_it() -> None:
     assert variants.parse("shadow").command_line("kvm_intel") == ["kvm_intel.ept=0"]
 
 
+def test_an_options_own_parameter_is_the_vendors() -> None:
+    variant = variants.parse("shadow+unrestricted_guest=0+mitigations=off")
+    assert variant.name == "shadow+unrestricted_guest=0+mitigations=off"
+    assert variant.options == ("mitigations=off",)
+    wanted = {"kvm": {}, "kvm_intel": {"ept": "0", "unrestricted_guest": "0"}}
+    assert variant.parameters("kvm_intel") == wanted
+    reason = variants.why_not(variant.parameters("kvm_amd"), {"kvm_amd": {"npt": "N"}})
+    assert reason == "kvm_amd has no parameter unrestricted_guest on this kernel"
+
+
 @pytest.mark.parametrize("text", ["", "TDP", "tdp+", "tdp+mitigations", "mitigations=auto"])
 def test_unknown_variant_is_one_line(text: str) -> None:
     with pytest.raises(UsageError) as caught:
