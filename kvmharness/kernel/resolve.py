@@ -195,12 +195,16 @@ def resolve(named: str) -> Kernel:
     return _of_folder(named, debian.fetch(named, unpack))
 
 
-def _has_pvh_entry(vmlinux: bytes) -> bool:
-    section = ELFFile(io.BytesIO(vmlinux)).get_section_by_name(".notes")
+def pvh_entry(vmlinux: ELFFile) -> int | None:
+    """Return the physical address at which PVH enters a kernel, None where it cannot."""
+    section = vmlinux.get_section_by_name(".notes")
     notes = section.iter_notes() if isinstance(section, NoteSection) else ()
     # A type that pyelftools has no name for stays a number.
-    types: list[object] = [note["n_type"] for note in notes if note["n_name"] == "Xen"]
-    return PVH_NOTE in types
+    rows: list[tuple[object, object, bytes]] = [
+        (note["n_name"], note["n_type"], note["n_descdata"]) for note in notes
+    ]
+    found = [data for name, kind, data in rows if (name, kind) == ("Xen", PVH_NOTE)]
+    return int.from_bytes(found[0], "little") if found else None
 
 
 @functools.cache
@@ -218,7 +222,7 @@ def bootable(kernel: Kernel) -> Path:
             if boot_version(data, kernel.image.name) is None:
                 return
             vmlinux = packed_vmlinux(data, kernel.image.name)
-        if _has_pvh_entry(vmlinux):
+        if pvh_entry(ELFFile(io.BytesIO(vmlinux))) is not None:
             (into / name).write_bytes(vmlinux)
 
     made = cache.made_once(place, make) / name

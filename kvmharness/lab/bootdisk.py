@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import NoteSection
 
 from kvmharness.errors import UsageError
+from kvmharness.kernel.resolve import pvh_entry
 
-# XEN_ELFNOTE_PHYS32_ENTRY: where a kernel is entered in protected mode.
-PVH_NOTE = 18
 SECTOR = 512
 # A disk is described in cylinders, of 16 heads and 63 sectors each.
 CYLINDER = 16 * 63 * SECTOR
@@ -52,15 +50,6 @@ def loader() -> Loader:
     start = row["symbols"]["boot_start"]
     fields = {name: at - start for name, at in row["symbols"].items()}
     return Loader((blobs / "disk.bin").read_bytes(), fields)
-
-
-def pvh_entry(vmlinux: ELFFile) -> int | None:
-    """Return the physical address at which a kernel is entered by PVH, None where it cannot be."""
-    section = vmlinux.get_section_by_name(".notes")
-    for note in section.iter_notes() if isinstance(section, NoteSection) else ():
-        if note["n_name"] == "Xen" and note["n_type"] == PVH_NOTE:
-            return int.from_bytes(note["n_descdata"], "little")
-    return None
 
 
 def _runs(address: int, data: memoryview) -> Iterator[Piece]:
@@ -95,9 +84,13 @@ def _fill(code: bytes, fields: dict[str, int], values: dict[str, bytes]) -> byte
     """Return the loader with its fields written."""
     filled = bytearray(code)
     for name, value in values.items():
-        room = min(at for at in (*fields.values(), len(code)) if at > fields[name])
-        if fields[name] + len(value) > room:
-            raise UsageError(f"boot disk: {name.removeprefix('boot_')} has no room; shorten it")
+        end = min(at for at in (*fields.values(), len(code)) if at > fields[name])
+        room = end - fields[name]
+        if len(value) > room:
+            what = name.removeprefix("boot_").replace("_", " ")
+            raise UsageError(
+                f"boot disk: {what} of {len(value)} bytes, room for {room}; shorten it"
+            )
         filled[fields[name] : fields[name] + len(value)] = value
     return bytes(filled)
 
@@ -117,8 +110,11 @@ def write(path: Path, kernel: Path, initrd: Path, command_line: str, memory: int
     size = initrd.stat().st_size
     at = -(-end // INITRD_ALIGN) * INITRD_ALIGN
     if at + size > memory:
-        needed = (at + size) >> 20
-        raise UsageError(f"kernel {kernel}: with its initrd it takes {needed} MiB, more than there")
+        needed = -(-(at + size) >> 20)
+        raise UsageError(
+            f"kernel {kernel}: with its initrd it takes {needed} MiB of {memory >> 20}; "
+            "leave out what it does not need"
+        )
     pieces.append(Piece(at, size, memoryview(initrd.read_bytes())))
     _write(
         path,
