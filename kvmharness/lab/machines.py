@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.kernel import resolve
-from kvmharness.lab import qemu
+from kvmharness.lab import bochs, qemu
 from kvmharness.lab.boot import LabMachine
 from kvmharness.measure import host
 
@@ -18,8 +18,10 @@ from kvmharness.measure import host
 # the constant TSC that a real-time kernel's KVM wants.
 SVM_CPU = "EPYC,+svm,+npt,+smep,+smap,+pku,+invtsc"
 TCG_SVM = LabMachine("tcg-svm", qemu.TCG, SVM_CPU, "kvm_amd", "insn")
+# Of Bochs' CPUs with EPT the newest one whose XSAVE has the size that Linux computes.
+BOCHS_VMX = LabMachine("bochs-vmx", bochs.BOCHS, "broadwell_ult", "kvm_intel", "insn")
 # By name: those that need nothing of this machine's CPU.
-EMULATED = {machine.name: machine for machine in (TCG_SVM,)}
+EMULATED = {machine.name: machine for machine in (TCG_SVM, BOCHS_VMX)}
 ACCELERATED = "kvm"
 # Tools of the capsule's, and the Debian packages that have them.
 TOOLS = {
