@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kvmharness import errors
+
+if TYPE_CHECKING:
+    from kvmharness.measure.doctor import Check
 
 
 @click.command()
@@ -30,9 +35,24 @@ def doctor(kernel: Path | None) -> None:
             click.echo(line)
         return
     checks = list(examination.examine())
-    for check in checks:
+    for check in [*checks, *_labs()]:
         click.echo(f"{'ok  ' if check.ok else 'lack'}  {check.name}: {check.seen}")
         if check.mend:
             click.echo(f"      mend: {check.mend}")
     if not checks[0].ok:
         sys.exit(errors.EXIT_NOTHING_RAN)
+
+
+def _labs() -> Iterator[Check]:
+    """Look at what the emulated machines of the lab need, whatever this host's CPU is."""
+    from kvmharness.lab import machines
+    from kvmharness.measure.doctor import Check
+
+    for name, machine in machines.EMULATED.items():
+        lacking = machines.missing([machine])
+        if lacking:
+            seen = f"not installed: {', '.join(lacking)}"
+            yield Check(f"lab {name}", False, seen, machines.install(lacking))
+        else:
+            emulator = machine.emulator
+            yield Check(f"lab {name}", True, f"{emulator.name} {emulator.version()}")

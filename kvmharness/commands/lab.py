@@ -70,7 +70,8 @@ def settings(
 @click.option(
     "--machine",
     metavar="NAME[,NAME]",
-    help="kvm: nested, needs VMX or SVM here; tcg-svm: emulated AMD. [kvm where it works]",
+    help="kvm: nested, needs VMX or SVM here; emulated: tcg-svm (AMD), bochs-vmx (Intel); "
+    "several with commas between. [kvm where it works]",
 )
 @click.option(
     "--kvm-modules",

@@ -86,16 +86,24 @@ def _busybox_will_do() -> bool:
     return "insmod" in done.stdout.split()
 
 
+def install(packages: Sequence[str]) -> str:
+    """Return the command that installs Debian's packages."""
+    return f"apt-get install --no-install-recommends {' '.join(packages)}"
+
+
+def missing(machines: Sequence[LabMachine]) -> list[str]:
+    """Return Debian's packages of the tools that the machines need and that are not here."""
+    path = resolve.search_path()
+    lacking = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]
+    if "busybox-static" not in lacking and not _busybox_will_do():
+        lacking.append("busybox-static")
+    for machine in machines:
+        lacking += machine.emulator.missing()
+    return list(dict.fromkeys(lacking))
+
+
 def check_tools(machines: Sequence[LabMachine]) -> None:
     """Raise UsageError, naming Debian's packages, where a tool of the lab's is missing."""
-    path = resolve.search_path()
-    missing = [package for tool, package in TOOLS.items() if not shutil.which(tool, path=path)]
-    if "busybox-static" not in missing and not _busybox_will_do():
-        missing.append("busybox-static")
-    for machine in machines:
-        missing += machine.emulator.missing()
-    if missing:
-        packages = " ".join(dict.fromkeys(missing))
-        raise UsageError(
-            f"lab: tools are missing; apt-get install --no-install-recommends {packages}"
-        )
+    lacking = missing(machines)
+    if lacking:
+        raise UsageError(f"lab: tools are missing; {install(lacking)}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -215,6 +216,15 @@ def test_doctor_of_this_machine(kvmharness: Call) -> None:
     done = kvmharness("doctor")
     assert done.returncode == 0
     assert "API version 12" in done.stdout
+
+
+def test_doctor_names_the_packages_that_a_lab_lacks(kvmharness: Call, tmp_path: Path) -> None:
+    out = kvmharness("doctor", env={**os.environ, "PATH": str(tmp_path)}).stdout
+    rows = dict(re.findall(r"lack  lab (\S+): not installed: .*\n      mend: (.*)", out))
+    install = "apt-get install --no-install-recommends "
+    assert rows["tcg-svm"].startswith(install)
+    assert "qemu-system-x86" in rows["tcg-svm"].split()
+    assert "bochs" in rows["bochs-vmx"].split()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without rights")
