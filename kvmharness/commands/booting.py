@@ -10,22 +10,32 @@ from kvmharness import errors
 from kvmharness.commands import lab
 
 if TYPE_CHECKING:
+    from kvmharness.lab.boot import LabMachine
     from kvmharness.lab.matrix import Result
     from kvmharness.model.cases import Case
     from kvmharness.model.run import Run
 
 
-def runs_of(named: Sequence[str], variant: str, chosen: Sequence[Case]) -> list[Run]:
+def kinds(asked: str | None) -> list[LabMachine]:
+    """Return the machines that `NAME[,NAME]...` asks for, once their tools are all here."""
+    from kvmharness.lab import machines
+
+    found = machines.choose_all(asked)
+    machines.check_tools(found)
+    return found
+
+
+def runs_of(
+    named: Sequence[str], variant: str, chosen: Sequence[Case], kind: LabMachine
+) -> list[Run]:
     """Boot each kernel in the variant, and return what was measured inside, in this order.
 
     Raises LabLost for the first that was lost, Unavailable for one that cannot do the variant.
     """
     from kvmharness.commands import progress
     from kvmharness.kernel import resolve, variants
-    from kvmharness.lab import machines, matrix
+    from kvmharness.lab import matrix
 
-    kind = machines.choose(None)
-    machines.check_tools([kind])
     asked = variants.parse(variant)
     targets = matrix.targets([resolve.resolve(name) for name in named], [asked], [kind])
     plan = matrix.Plan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)

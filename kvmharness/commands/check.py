@@ -32,14 +32,17 @@ def _ending_with(code: int | None) -> Iterator[None]:
         sys.exit(code)
 
 
-def _booted(kernel: str, variant: str, expected: list[Expectation]) -> Run:
+def _booted(kernel: str, variant: str, machine: str | None, expected: list[Expectation]) -> Run:
     """Boot a kernel and measure what is expected of it, with the `empty` of each case."""
     from kvmharness.commands import booting
     from kvmharness.model import cases
 
     chosen = cases.select([e.pattern for e in expected])
     chosen = cases.select([name for case in chosen for name in (case.baseline, case.name)])
-    (run,) = booting.runs_of([kernel], variant, chosen)
+    kinds = booting.kinds(machine)
+    if len(kinds) > 1:
+        raise errors.UsageError(f"--machine {machine}: check boots one machine; name one")
+    (run,) = booting.runs_of([kernel], variant, chosen, kinds[0])
     return run
 
 
@@ -72,7 +75,15 @@ def _exit_code(answers: set[Answer], bisect: bool) -> int:
 @click.option(
     "--variant", default="default", show_default=True, help="With --lab: as `lab --variant`."
 )
-def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: str) -> None:
+@click.option("--machine", metavar="NAME", help="With --lab: as `lab --machine`, but one.")
+def check(
+    file: Path,
+    texts: tuple[str, ...],
+    bisect: bool,
+    lab: bool,
+    variant: str,
+    machine: str | None,
+) -> None:
     """Say whether a result file is as expected, a line an expectation and case.
 
     With --lab, FILE is a kernel as `kvmharness lab` takes it.
@@ -89,7 +100,7 @@ def check(file: Path, texts: tuple[str, ...], bisect: bool, lab: bool, variant: 
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = [expectations.parse(text) for text in texts]
     with _ending_with(errors.EXIT_BISECT_SKIP if bisect else None):
-        run = _booted(str(file), variant, expected) if lab else load.one(file).run
+        run = _booted(str(file), variant, machine, expected) if lab else load.one(file).run
         outcomes = [outcome for e in expected for outcome in expectations.check(e, run)]
     out = tables.console()
     for found in outcomes:

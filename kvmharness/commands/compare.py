@@ -12,7 +12,10 @@ from kvmharness import errors
 from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from kvmharness.analysis.compare import Side
+    from kvmharness.lab.boot import LabMachine
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
@@ -21,14 +24,14 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _booted(paths: tuple[Path, ...], variant: str) -> list[Side]:
+def _booted(paths: tuple[Path, ...], variant: str, kind: LabMachine) -> list[Side]:
     """Boot what the paths name as kernels; each is a side of one run."""
     from kvmharness.analysis import compare
     from kvmharness.commands import booting
     from kvmharness.model import suites
 
     named = [str(path) for path in paths]
-    runs = booting.runs_of(named, variant, suites.load("quick").cases)
+    runs = booting.runs_of(named, variant, suites.load("quick").cases, kind)
     return [compare.side(name, [run]) for name, run in zip(_names(paths), runs, strict=True)]
 
 
@@ -52,8 +55,18 @@ def _side(path: Path, name: str) -> Side:
 @click.option(
     "--variant", default="default", show_default=True, help="With --lab: as `lab --variant`."
 )
+@click.option(
+    "--machine",
+    metavar="NAME[,NAME]",
+    help="With --lab: as `lab --machine`; a table for each. [kvm where it works]",
+)
 def compare(
-    base: Path, new: tuple[Path, ...], threshold: float | None, lab: bool, variant: str
+    base: Path,
+    new: tuple[Path, ...],
+    threshold: float | None,
+    lab: bool,
+    variant: str,
+    machine: str | None,
 ) -> None:
     """Say which cases are faster or slower in NEW than in BASE, and what KVM did otherwise.
 
@@ -64,15 +77,38 @@ def compare(
 
     Example: kvmharness compare 5.10.json 6.1.json
     """
+    paths = (base, *new)
+    share = None if threshold is None else threshold / 100
+    codes: set[int] = set()
+    for number, (title, sides) in enumerate(_tables(paths, lab, variant, machine)):
+        if number:
+            click.echo()
+        if title:
+            click.echo(title)
+        codes |= _show(sides, share)
+    sys.exit(next(c for c in (errors.EXIT_REGRESSION, errors.EXIT_UNCLEAR, 0) if c in codes))
+
+
+def _tables(
+    paths: tuple[Path, ...], lab: bool, variant: str, machine: str | None
+) -> Iterator[tuple[str | None, list[Side]]]:
+    """Yield what is compared in a table of its own: what to call it, if need be, and its sides."""
+    from kvmharness.commands import booting
+
+    if not lab:
+        yield None, [_side(path, name) for path, name in zip(paths, _names(paths), strict=True)]
+        return
+    kinds = booting.kinds(machine)
+    for kind in kinds:
+        title = f"{kind.name}, {kind.vendor}:" if len(kinds) > 1 else None
+        yield title, _booted(paths, variant, kind)
+
+
+def _show(sides: list[Side], share: float | None) -> set[int]:
+    """Print the first side against each other one; return the exit codes."""
     from kvmharness.analysis import compare as comparing
     from kvmharness.render import compare_table, tables
 
-    paths = (base, *new)
-    if lab:
-        sides = _booted(paths, variant)
-    else:
-        sides = [_side(path, name) for path, name in zip(paths, _names(paths), strict=True)]
-    share = None if threshold is None else threshold / 100
     out = tables.console()
     codes = set()
     for number, side in enumerate(sides[1:]):
@@ -81,4 +117,4 @@ def compare(
             out.print()
         compare_table.show(comparison, out)
         codes.add(comparison.exit_code)
-    sys.exit(next(c for c in (errors.EXIT_REGRESSION, errors.EXIT_UNCLEAR, 0) if c in codes))
+    return codes
