@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--lab", metavar="KERNEL", help="Run the KVM tests inside this kernel, booted in a lab."
     )
+    parser.addoption("--lab-machine", metavar="NAME", help="In which one. [the best one here]")
     parser.addoption(
         "--update-golden", action="store_true", help="Write the files of tests/golden/ anew."
     )
@@ -63,7 +64,8 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
         return None
     from tests.support.in_lab import run_tests  # noqa: PLC0415 - most runs boot nothing
 
-    return run_tests(kernel, config.getoption("keyword"))
+    machine = config.getoption("--lab-machine")
+    return run_tests(kernel, config.getoption("keyword"), machine)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

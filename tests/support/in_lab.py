@@ -114,9 +114,9 @@ def _boot(named: str, kind: LabMachine, folder: Path, only: str) -> Boot:
     return Boot(kernel, kind, [*parts, folder / "job.cpio"], (), folder, SILENT_S)
 
 
-def run_tests(named: str, only: str) -> int:
+def run_tests(named: str, only: str, machine: str | None) -> int:
     """Boot, run the tests marked kvm (those that `only` selects), return pytest's status."""
-    kind = machines.choose(None)
+    kind = machines.choose(machine)
     with matrix.Workshop() as workshop:
         folder = workshop.job()
         boot = _boot(named, kind, folder, only)
