@@ -24,6 +24,10 @@ want 'command -v perf' linux-perf
 want 'command -v bpftool' bpftool
 # For the lab.
 want 'command -v qemu-system-x86_64' qemu-system-x86
+want 'command -v bochs' bochs
+want 'test -f /usr/share/bochs/BIOS-bochs-latest' bochsbios
+want 'test -f /usr/share/vgabios/vgabios.bin' vgabios
+want 'ls /usr/lib/*/bochs/plugins/libbx_term_gui.so' bochs-term
 want 'busybox --list | grep -qx su' busybox-static
 want 'PATH=$PATH:/usr/sbin:/sbin command -v depmod' kmod
 want 'command -v file' file
