@@ -1,7 +1,8 @@
 """Reproduce what was published of CR0.WP toggles, on Debian's kernels in the lab.
 
 Three kernels (unified role; split role and cured, twice), each with the TDP MMU, the legacy MMU
-and shadow paging; one table beside the published figures.
+and shadow paging, on an emulated AMD and an emulated Intel machine; a table a vendor beside the
+published figures.
 
     python bench/reproduce.py [FOLDER]     run files go there; default: reproduce
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.model import runfile
+from kvmharness.analysis import load
 from kvmharness.model.run import CaseResult, Run
 from kvmharness.render import tables
 from kvmharness.text import figure
@@ -27,6 +28,7 @@ KERNELS = (
     "linux-image-6.12.43+deb12-amd64",
 )
 VARIANTS = ("legacy", "tdp", "shadow")
+MACHINES = {"tcg-svm": "AMD: QEMU's software SVM", "bochs-vmx": "Intel: Bochs' VMX"}
 
 # Where the figures stand: Message-Id, and its table.  A toggle_cr0_wp of kvm-unit-tests'
 # vmexit is two writes; ssdd is a benchmark of rt-tests in a guest with KERNEXEC.
@@ -51,7 +53,7 @@ PUBLISHED = (
 def measure(output: Path) -> int:
     """Boot and measure all of them; return the lab's exit status."""
     command = [sys.executable, "-m", "kvmharness", "lab", *KERNELS, "--suite", "roles"]
-    command += ["--machine", "tcg-svm", "-o", str(output)]
+    command += ["--machine", ",".join(MACHINES), "-o", str(output)]
     variants = [f"--variant={variant}" for variant in VARIANTS]
     # The single tables are in the run files.
     return subprocess.run([*command, *variants], stdout=subprocess.DEVNULL, check=False).returncode
@@ -127,14 +129,15 @@ def main() -> None:
     status = measure(output)
     if status:
         sys.exit(status)
-    runs = {}
-    for name in KERNELS:
-        release = name.removeprefix("linux-image-")
-        for variant in VARIANTS:
-            runs[release, variant] = runfile.read(output / f"{release}-{variant}.json")
     out = tables.console()
-    out.print(Text("instructions per op in QEMU's software SVM, default mitigations"))
-    out.print(table(runs))
+    for machine, title in MACHINES.items():
+        runs = {
+            (release, variant): load.one(output / f"{release}-{variant}-{machine}.json").run
+            for release in (name.removeprefix("linux-image-") for name in KERNELS)
+            for variant in VARIANTS
+        }
+        out.print(Text(f"{title}: instructions per op, default mitigations"))
+        out.print(table(runs))
     out.print(Text(tables.INSTRUCTIONS), soft_wrap=True)
     for line in published():
         out.print(Text(line))
