@@ -40,9 +40,9 @@ PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 LIBRARY = f"usr/lib/{PYTHON}"
 # -I and -S keep the host's environment and site-packages out of it.
 OPTIONS = ("-I", "-S", "-X", "frozen_modules=on")
-APPLETS = "cat hostname insmod mount poweroff sh stty".split()
+APPLETS = "cat hostname insmod mount poweroff sh stty true".split()
 JOB_AT, START = "job", "start"
-KEPT = 4
+KEPT = 8
 # What a job does, as a shell command: measure.
 MEASURE = f"python3 {' '.join(OPTIONS)} -c 'from {INSIDE} import main; main()'"
 
@@ -95,6 +95,15 @@ def interpreter() -> Path:
     return Path(os.path.realpath(getattr(sys, "_base_executable", sys.executable)))
 
 
+def _how(binary: str) -> Literal["copy", "strip"]:
+    """Tell whether a binary is to be stripped: Python's own are, since many builds are not.
+
+    A wheel's libraries have been moved about in, and strip may break such files.
+    """
+    own = Path(binary).is_relative_to(sys.base_prefix) and "site-packages" not in binary
+    return "strip" if own else "copy"
+
+
 def modules(names: Sequence[str]) -> list[Item]:
     """Return the files of every module that is loaded once `names` are."""
     search = [str(Path(kvmharness.__file__).parents[1]), *(p for p in sys.path if p)]
@@ -112,7 +121,7 @@ def modules(names: Sequence[str]) -> list[Item]:
         place = f"{LIBRARY}/{name.replace('.', '/')}"
         if not origin.endswith(".py"):
             folder = place.rpartition("/")[0]
-            items.append(Item(f"{folder}/{Path(origin).name}", origin, "strip"))
+            items.append(Item(f"{folder}/{Path(origin).name}", origin, _how(origin)))
         else:
             place += "/__init__" if package == "True" else ""
             items.append(Item(f"{place}.pyc", origin, "compile"))
@@ -129,7 +138,13 @@ def libraries(binaries: Iterable[str]) -> list[Item]:
         found[f"lib/{name}"] = path
     for path in re.findall(r"^\t(/\S+) \(0x", listed, re.MULTILINE):
         found[path.lstrip("/")] = path
-    return [Item(place, os.path.realpath(source), "strip") for place, source in found.items()]
+    real = {place: os.path.realpath(source) for place, source in found.items()}
+    return [Item(place, source, _how(source)) for place, source in real.items()]
+
+
+def binaries(items: Iterable[Item]) -> list[str]:
+    """Return the sources of the items that are no modules in Python."""
+    return [item.source for item in items if item.how != "compile"]
 
 
 def _tool(*names: str) -> str:
@@ -144,10 +159,10 @@ def _base(names: Sequence[str]) -> list[Item]:
     loaded = modules(names)
     blobs = Path(kvmharness.__file__).parent / "blobs"
     return [
-        Item("bin/busybox", _tool("busybox-static", "busybox"), "strip"),
+        Item("bin/busybox", _tool("busybox-static", "busybox")),
         Item("usr/bin/python3", str(interpreter()), "strip"),
         *loaded,
-        *libraries([str(interpreter()), *(x.source for x in loaded if x.how == "strip")]),
+        *libraries([str(interpreter()), *binaries(loaded)]),
         *(
             Item(f"{LIBRARY}/kvmharness/blobs/{blob.name}", str(blob))
             for blob in sorted(blobs.iterdir())
@@ -178,9 +193,8 @@ def _compiled(item: Item) -> bytes:
 def _entry(item: Item) -> cpio.Entry:
     if item.how == "compile":
         return cpio.file(item.place, _compiled(item))
-    if item.how == "strip":
-        return cpio.file(item.place, _stripped(item.source), executable=True)
-    return cpio.file(item.place, Path(item.source).read_bytes())
+    data = _stripped(item.source) if item.how == "strip" else Path(item.source).read_bytes()
+    return cpio.file(item.place, data, executable=os.access(item.source, os.X_OK))
 
 
 def _fixed() -> list[cpio.Entry]:
@@ -257,7 +271,7 @@ def perf() -> Part | None:
     if found is None:
         return None
     binary = os.path.realpath(found)
-    items = [Item("bin/perf", binary, "strip")]
+    items = [Item("bin/perf", binary)]
     return part("perf", [binary], lambda: [*items, *libraries([binary])])
 
 

@@ -75,7 +75,7 @@ def _standard_library() -> list[Item]:
 def _items() -> list[Item]:
     standard = _standard_library()
     loaded = standard + [item for item in capsule.modules(_names()) if "/tests/" not in item.place]
-    libraries = capsule.libraries([item.source for item in loaded if item.how == "strip"])
+    libraries = capsule.libraries(capsule.binaries(loaded))
     # pytest rewrites the tests' sources.
     kept = [p for p in ROOT.glob("tests/**/*") if p.is_file() and p.suffix != ".pyc"]
     kept += [ROOT / "pyproject.toml", *ROOT.glob("bench/*"), *ROOT.glob("guests/*")]
