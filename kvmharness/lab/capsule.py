@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ LIBRARY = f"usr/lib/{PYTHON}"
 OPTIONS = ("-I", "-S", "-X", "frozen_modules=on")
 APPLETS = "cat hostname insmod mount poweroff sh stty true".split()
 JOB_AT, START = "job", "start"
-KEPT = 8
+KEPT, SPARED_S = 8, 3600.0
 # What a job does, as a shell command: measure.
 MEASURE = f"python3 {' '.join(OPTIONS)} -c 'from {INSIDE} import main; main()'"
 
@@ -229,10 +230,16 @@ def _key(items: Sequence[Item]) -> str | None:
 
 
 def _evict(home: Path) -> None:
-    """Keep the archives that were used last: one is made anew with every change of a file."""
-    made = [path for path in home.iterdir() if path.is_dir() and path.name[0] != "."]
-    for path in sorted(made, key=lambda path: path.stat().st_mtime)[:-KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+    """Keep the archives that were used last: one is made anew with every change of a file.
+
+    One that was used a moment ago may be about to be read by another job.
+    """
+    with cache.locked(home / ".evict.lock"):
+        made = [path for path in home.iterdir() if path.is_dir() and path.name[0] != "."]
+        used = {path: path.stat().st_mtime for path in made}
+        for path in sorted(made, key=lambda path: used[path])[:-KEPT]:
+            if time.time() - used[path] > SPARED_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def part(

@@ -95,11 +95,25 @@ def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
         for number in range(capsule.KEPT + 2):
             module.write_text(f"x = {number}\n")
             last = capsule.base(("a_module",))
+            os.utime(last.path.parent, (number, number))
     finally:
         sys.path.remove(str(tmp_path))
     folders = [p for p in cache.folder("capsules").iterdir() if p.is_dir()]
     assert len(folders) == capsule.KEPT
     assert last.path.exists()
+
+
+def test_one_that_was_used_a_moment_ago_is_not_removed(tmp_path: Path) -> None:
+    module = tmp_path / "a_module.py"
+    sys.path.insert(0, str(tmp_path))
+    try:
+        for number in range(capsule.KEPT + 2):
+            module.write_text(f"x = {number}\n")
+            capsule.base(("a_module",))
+    finally:
+        sys.path.remove(str(tmp_path))
+    folders = [p for p in cache.folder("capsules").iterdir() if p.is_dir()]
+    assert len(folders) == capsule.KEPT + 2
 
 
 def test_perf_is_a_part_of_its_own_with_its_libraries() -> None:
