@@ -53,7 +53,7 @@ class Bochs:
 
     slowest: float = 100.0
     name: str = "Bochs"
-    memory_mib: int = 512
+    memory_mib: int = 1024
     # The TSC is given (no measuring of it against a timer), a restart is a triple fault, and there
     # is no performance counter for the watchdog.
     options: tuple[str, ...] = (

@@ -27,7 +27,7 @@ from tests.support.pvh import pvh_kernel
 
 __all__ = ["pvh_kernel"]
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 INITRD = b"an initrd of 24 bytes..."
 CASES = ("long64/empty", "long64/cr0_wp", "long64/cpuid", "real16/cr0_wp", "long64/cr4_pke")
 
@@ -229,7 +229,7 @@ def test_bochs_dies_with_the_harness(number: signal.Signals, tmp_path: Path) -> 
 def run_lab(folder: Path, series: Sequence[str], *arguments: str) -> str:
     command = [sys.executable, "-m", "kvmharness", "lab", *map(newest, series)]
     command += ["--machine", "bochs-vmx", *arguments, "-o", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=850)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1700)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -305,12 +305,12 @@ def test_a_run_says_in_what_it_was_measured(measured: Path) -> None:
     assert one.host.kvm.module == "kvm_intel"
 
 
-def test_a_second_boot_gives_every_sample_again(measured: Path, tmp_path: Path) -> None:
+def test_a_second_boot_gives_the_same_figures(tmp_path: Path) -> None:
     chosen = ("--case=long64/empty", "--case=long64/cr0_wp", "--case=long64/cpuid")
     folders = tmp_path / "first", tmp_path / "second"
     for folder in folders:
-        run_lab(folder, [UNCURED], "--variant=tdp", *chosen, "--vms=2")
-    first, second = (run_of(folder, UNCURED, "tdp") for folder in folders)
+        run_lab(folder, [UNCURED], "--variant=legacy", *chosen, "--vms=2")
+    first, second = (run_of(folder, UNCURED, "legacy") for folder in folders)
     for name in ("long64/empty", "long64/cr0_wp", "long64/cpuid"):
         assert median(first, name) == median(second, name)
 
