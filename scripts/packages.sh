@@ -28,9 +28,8 @@ want 'command -v bochs' bochs
 want 'test -f /usr/share/bochs/BIOS-bochs-latest' bochsbios
 want 'test -f /usr/share/vgabios/vgabios.bin' vgabios
 want 'ls /usr/lib/*/bochs/plugins/libbx_term_gui.so' bochs-term
-want 'busybox --list | grep -qx su' busybox-static
+want 'busybox --list | grep -qx insmod' busybox-static
 want 'PATH=$PATH:/usr/sbin:/sbin command -v depmod' kmod
-want 'command -v file' file
 # For the report's tests.
 want 'command -v chromium' chromium
 

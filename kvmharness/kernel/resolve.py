@@ -78,7 +78,7 @@ def unpack(debs: list[Path], into: Path) -> None:
         if done.returncode:
             why = done.stderr.strip().partition("\n")[0].removeprefix("dpkg-deb: error: ")
             raise UsageError(f"unpack {deb.name}: {why}; is it a whole package?")
-    # From 6.19 on Debian's lie under usr/lib; virtme-ng looks into lib.
+    # From 6.19 on Debian's lie under usr/lib.
     if not (into / "lib").exists() and (into / "usr/lib/modules").is_dir():
         (into / "lib").symlink_to("usr/lib")
     for modules in (into / "lib/modules").glob("*/kernel"):

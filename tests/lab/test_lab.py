@@ -128,6 +128,26 @@ def cured() -> resolve.Kernel:
     return resolve.resolve(newest(CURED))
 
 
+@pytest.mark.parametrize("flavour", ["cloud", "rt"])
+def test_a_kernel_without_9p_or_virtio_is_enough(flavour: str) -> None:
+    name = newest(CURED).replace("-amd64", f"-{flavour}-amd64")
+    result = measure(resolve.resolve(name))
+    assert result.lost is None
+    assert result.run is not None
+    assert median(result.run, "empty") == pytest.approx(2.3)
+
+
+def test_a_kernel_that_lacks_what_the_lab_needs_is_refused(
+    cured: resolve.Kernel, tmp_path: Path
+) -> None:
+    (tmp_path / "config").write_text("CONFIG_KVM=y\n# CONFIG_TTY is not set\n")
+    bare = tmp_path / "vmlinuz"
+    bare.symlink_to(cured.image)
+    result = measure(dataclasses.replace(cured, image=bare, modules=tmp_path))
+    assert "built without CONFIG_X86_64, " in str(result.lost)
+    assert "CONFIG_TTY" in str(result.lost)
+
+
 def test_a_variant_that_the_kernel_cannot_do_is_skipped(cured: resolve.Kernel) -> None:
     @dataclasses.dataclass(frozen=True)
     class Impossible(Variant):
