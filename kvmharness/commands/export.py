@@ -26,12 +26,15 @@ def export(run: Path, form: str, output: Path | None) -> None:
     """
     from kvmharness import files
     from kvmharness.analysis import load
+    from kvmharness.commands import options
     from kvmharness.render.export import csv, junit, ktap, pyperf
 
     writers = {"csv": csv, "pyperf": pyperf, "junit": junit, "ktap": ktap}
     found = load.one(run)
     data = writers[form].export(found.run, found.name)
     if output:
-        files.write_whole(output, data)
+        target = files.Output(output)
+        target.write(data)
+        options.tell_kept(target)
     else:
         click.echo(data, nl=False)

@@ -130,7 +130,7 @@ def lab(
     targets = matrix.targets([resolve.resolve(name) for name in kernel], wanted, kinds)
     matrix.check_labels(targets)
     if output:
-        matrix.check_folder(output)
+        matrix.check_folder(output, targets)
     plan = matrix.Plan(chosen, chosen_settings, suite_name, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
@@ -159,6 +159,7 @@ def show_console(lost: errors.LabLost) -> None:
 
 
 def _show(result: Result) -> None:
+    from kvmharness.commands import options
     from kvmharness.render import curves
 
     name = result.target.label
@@ -171,6 +172,8 @@ def _show(result: Result) -> None:
         click.echo(f"kvmharness: lost: {result.lost}", err=True)
     if result.path:
         click.echo(f"written: {result.path}")
+    for output in result.outputs:
+        options.tell_kept(output)
     click.echo()
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from kvmharness import errors
 from kvmharness.analysis import summary
+from kvmharness.files import Output
 from kvmharness.kvm.fds import System
 from kvmharness.measure.collect import Plan, Step, collect
 from kvmharness.model import runfile
@@ -22,7 +22,7 @@ AGAIN = 3
 def measure(
     chosen: Sequence[Case],
     settings: Settings,
-    output: Path | None,
+    output: Output | None,
     *,
     extend: bool,
     suite: str | None,
@@ -47,7 +47,7 @@ def measure(
 class _Watcher:
     """Follows a run: shows a line, and saves so often that little is ever lost."""
 
-    def __init__(self, output: Path | None) -> None:
+    def __init__(self, output: Output | None) -> None:
         self.run: Run | None = None
         self._output = output
         self._samples = -1  # how many the last summary was of
@@ -78,7 +78,7 @@ class _Watcher:
     def _save(self) -> None:
         if self._output and self.run:
             with contextlib.suppress(errors.UsageError):  # the caller's last write reports it
-                runfile.write(self._output, self.run)
+                self._output.save(runfile.encode(self.run))
 
 
 def _progress(line: str) -> None:

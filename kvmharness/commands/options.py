@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from kvmharness.files import Output
+
+
+def tell_kept(output: Output | None) -> None:
+    """Say, on stderr, where the file that a result replaced is now."""
+    if output and output.kept:
+        click.echo(f"kvmharness: what {output.path} held is now {output.kept}", err=True)
 
 
 class Number(click.FloatRange):

@@ -31,6 +31,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
     """
     from kvmharness import files
     from kvmharness.analysis.profile import profiled
+    from kvmharness.commands import options
     from kvmharness.kvm import fds
     from kvmharness.measure import feasible, host, profile
     from kvmharness.model import cases
@@ -41,8 +42,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
         raise errors.UsageError(f"case {case!r}: names {len(chosen)} cases; name one")
     if kvm_stat and output:
         raise errors.UsageError("perf --kvm-stat: perf prints a report; leave --output out")
-    if output:
-        files.check_writable(output)
+    target = files.Output(output) if output else None
     wanted = profile.settings(seconds, max(os.sched_getaffinity(0)))
     module = host.vendor_module()
     with fds.System() as system:
@@ -53,5 +53,8 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
             report = profile.kvm_stat(system, chosen[0], module, wanted)
             click.echo(report, nl=False)
             return
-        sampled = profile.profile(system, chosen[0], wanted, output)
+        sampled, data = profile.profile(system, chosen[0], wanted)
     tables.show_profile(profiled(*sampled), chosen[0].name, top, tables.console())
+    if target:
+        target.write(data)
+        options.tell_kept(target)

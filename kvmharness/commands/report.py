@@ -25,7 +25,9 @@ def report(runs: tuple[Path, ...], output: Path) -> None:
     """
     from kvmharness import files
     from kvmharness.analysis import load
+    from kvmharness.commands import options
     from kvmharness.render.report import page
 
-    files.check_writable(output)
-    files.write_whole(output, page.render(load.summarised(runs)).encode())
+    target = files.Output(output)
+    target.write(page.render(load.summarised(runs)).encode())
+    options.tell_kept(target)

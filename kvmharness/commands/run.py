@@ -68,7 +68,7 @@ def run(
     """
     from kvmharness import files
     from kvmharness.analysis import exit_codes
-    from kvmharness.commands import measuring
+    from kvmharness.commands import measuring, options
     from kvmharness.measure.settings import QUICK, Wanted, settle
     from kvmharness.model import cases, runfile, suites
     from kvmharness.model.clocks import Defaults
@@ -83,23 +83,23 @@ def run(
     defaults = suite.settings if suite else Defaults()
     wanted = Wanted(vms, samples, iterations, pin, precision, timeout)
     settings = settle(wanted, QUICK if quick else defaults)
-    if output:
-        files.check_writable(output)
+    target = files.Output(output) if output else None
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
     extend = vms is None and not quick and defaults.vms is None
     record, interrupted = measuring.measure(
-        chosen, settings, output, extend=extend, suite=suite_name
+        chosen, settings, target, extend=extend, suite=suite_name
     )
     unwritten = None
-    if output:
+    if target:
         try:
-            runfile.write(output, record)
+            target.write(runfile.encode(record))
         except errors.UsageError as error:  # a full disk: the figures still go to stdout
             unwritten = error
     if as_json:
         click.echo(runfile.encode(record), nl=False)
     else:
         curves.print_run(record)
+    options.tell_kept(target)
     if unwritten:
         raise unwritten
     sys.exit(errors.EXIT_INTERRUPTED if interrupted else exit_codes.of_run(record))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -37,17 +36,17 @@ def parse(script: str) -> Counter[str]:
 class Profile(PerfSource):
     """Samples the kernel; end() returns the clock's units spent by symbol.
 
-    `keep` is where perf.data is copied to, for the user's own tools.
+    `data` is perf.data then, for the user's own tools.
     """
 
-    def __init__(self, event: str, frequency: int, keep: Path | None = None) -> None:
-        self._keep = keep
+    data = b""
+
+    def __init__(self, event: str, frequency: int) -> None:
         super().__init__(["record", "-q", "-F", str(frequency), "-e", event], [event])
 
     def collect(self, output: Path) -> dict[str, int]:
         """Have perf resolve the symbols and add them up."""
-        if self._keep is not None:
-            shutil.copyfile(output, self._keep)
+        self.data = output.read_bytes()
         script = perf_text(["script", "-i", str(output), "-F", "period,ip,sym"])
         return dict(parse(script))
 

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +20,7 @@ import msgspec
 from kvmharness import cache, files
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabLost, UsageError
+from kvmharness.files import Output
 from kvmharness.kernel import config, image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
@@ -85,13 +86,17 @@ def targets(
 
 @dataclass
 class Result:
-    """What became of a target: a run, or why there is none; a lost one may have part of a run."""
+    """What became of a target: a run, or why there is none; a lost one may have part of a run.
+
+    `path` is where the run lies, `outputs` what was written for the user.
+    """
 
     target: Target
     run: Run | None = None
     skipped: str | None = None
     lost: LabLost | None = None
     path: Path | None = None
+    outputs: list[Output] = field(default_factory=list)
 
 
 def check_labels(targets: Sequence[Target]) -> None:
@@ -106,13 +111,20 @@ def check_labels(targets: Sequence[Target]) -> None:
             )
 
 
-def check_folder(output: Path) -> None:
+def check_folder(output: Path, targets: Sequence[Target]) -> None:
     """Make the folder for run files, or raise UsageError before an hour of measuring."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"write {output}: {error.strerror}; name another folder") from None
-    files.check_writable(output / "run.json")
+    for target in targets:
+        for name in _names(target):
+            files.check_writable(output / name)
+
+
+def _names(target: Target) -> tuple[str, str]:
+    """Return how its run file and its kernel's log are called."""
+    return f"{target.label}.json", f"{target.label}.log"
 
 
 def _lab(target: Target, plan: Plan, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
@@ -261,12 +273,14 @@ def _keep(result: Result, plan: Plan, folder: Path) -> None:
     """Copy what the user keeps: the run file and the kernel's log."""
     if plan.output is None:
         return
+    run_file, log_file = (Output(plan.output / name) for name in _names(result.target))
+    result.outputs = [run_file, log_file]
+    if result.run is not None:
+        run_file.write(runfile.encode(result.run))
+        result.path = run_file.path
     log = folder / CONSOLE
     if log.is_file():
-        shutil.copyfile(log, plan.output / f"{result.target.label}.log")
-    if result.run is not None:
-        result.path = plan.output / f"{result.target.label}.json"
-        runfile.write(result.path, result.run)
+        log_file.write(log.read_bytes())
 
 
 def measure(

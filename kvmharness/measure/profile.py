@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import msgspec
 
@@ -48,24 +47,25 @@ def _take(system: System, case: Case, wanted: Settings, source: PerfSource) -> T
 
 
 def profile(
-    system: System, case: Case, wanted: Settings, keep: Path | None
-) -> tuple[str, Sampled, Sampled | None]:
+    system: System, case: Case, wanted: Settings
+) -> tuple[tuple[str, Sampled, Sampled | None], bytes]:
     """Sample the kernel during the case and during its `empty`, the target's time each.
 
-    Returns the unit ("cycles" or "ns"), the case, and its `empty` (None for `empty` itself).
-    perf.data of the case is copied to `keep`.  Raises Unavailable where perf cannot.
+    Returns the unit ("cycles" or "ns"), the case, and its `empty` (None for `empty` itself);
+    and perf.data of the case.  Raises Unavailable where perf cannot.
     """
     event = clock()
     unit = CLOCKS[event]
-    taken = _take(system, case, wanted, Profile(event, FREQUENCY_HZ, keep))
+    source = Profile(event, FREQUENCY_HZ)
+    taken = _take(system, case, wanted, source)
     if not taken.counts:
         raise Unavailable(f"perf {case.name}: no sample fell into the kernel; raise --seconds")
     sampled = Sampled(case.name, taken.counts, taken.ops)
     if case.name == case.baseline:
-        return unit, sampled, None
+        return (unit, sampled, None), source.data
     (baseline,) = select([case.baseline])
     empty = _take(system, baseline, wanted, Profile(event, FREQUENCY_HZ))
-    return unit, sampled, Sampled(baseline.name, empty.counts, empty.ops)
+    return (unit, sampled, Sampled(baseline.name, empty.counts, empty.ops)), source.data
 
 
 def kvm_stat(system: System, case: Case, module: str | None, wanted: Settings) -> str:

@@ -73,13 +73,14 @@ def test_guest_that_takes_too_long_is_exit_4(kvmharness: Call) -> None:
     assert "failed: long64/cr0_wp: guest: rang no doorbell within 0.2 s" in done.stdout
 
 
-def start(path: Path) -> subprocess.Popen[str]:
+def start(path: Path, appears: Path | None = None) -> subprocess.Popen[str]:
+    """Start a run that takes long; return when it has saved for the first time."""
     command = [sys.executable, "-m", "kvmharness", "run", "long64/empty", "long64/cr0_wp", "-o"]
     # Many short VMs: the file is written after each round.
     options = ["--vms", "500", "--samples", "500", "--iterations", "50"]
     running = subprocess.Popen([*command, str(path), *options], text=True, stdout=subprocess.PIPE)
     deadline = time.monotonic() + 30
-    while not path.exists() and time.monotonic() < deadline:
+    while not (appears or path).exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     return running
 
@@ -95,6 +96,17 @@ def test_interrupt_keeps_what_was_measured(tmp_path: Path) -> None:
     run = runfile.read(path)
     assert run.finished is None
     assert run.cases[0].per_op is not None
+
+
+@pytest.mark.kvm
+def test_a_killed_run_leaves_the_finished_result_before_it(tmp_path: Path) -> None:
+    path, kept = tmp_path / "a.json", tmp_path / "a.json~"
+    finished = made_up_run()
+    runfile.write(path, finished)
+    with start(path, kept) as running:
+        running.kill()
+    assert runfile.read(kept) == finished
+    assert runfile.read(path).finished is None
 
 
 @pytest.mark.kvm
