@@ -30,6 +30,8 @@ from kvmharness.errors import Unavailable
 ACK_TIMEOUT_S = 60.0
 # Before any thread is pinned.
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
+# The share of the time, in %, that an event was counted, as perf prints it.
+WHOLE = 100.0
 # Printing what was recorded takes longer.
 TEXT_TIMEOUT_S = 120.0
 
@@ -200,8 +202,9 @@ class Attached:
 def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], dict[str, str]]:
     """Read `perf stat -j`'s lines, one an event in the order asked.
 
-    Returns counts by the events' names, and the reason for each event that has none.
-    Raises PerfError where the lines are not those of `events`.
+    Returns counts by the events' names, and the reason for each event that has none: one that
+    shared the CPU's counters with others was counted part of the time, and what perf gives is
+    an estimate.  Raises PerfError where the lines are not those of `events`.
     """
     lines = [line for line in text.splitlines() if line.startswith("{")]
     if len(lines) != len(events):
@@ -210,13 +213,19 @@ def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], di
     absent: dict[str, str] = {}
     for event, line in zip(events, lines, strict=True):
         try:
-            value = json.loads(line)["counter-value"]
+            said = json.loads(line)
+            value, running = said["counter-value"], float(said["pcnt-running"])
         except (ValueError, KeyError, TypeError):
             raise PerfError(f"perf stat: not its JSON: {line[:80]!r}") from None
         try:
-            counts[event.name] = round(float(value))
+            count = round(float(value))
         except (ValueError, OverflowError):
             absent[event.name] = f"perf says {value}"
+            continue
+        if running >= WHOLE:
+            counts[event.name] = count
+        else:
+            absent[event.name] = f"counted {running:g} % of the time only, the rest is a guess"
     return counts, absent
 
 
