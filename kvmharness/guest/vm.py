@@ -207,8 +207,10 @@ class GuestVm:
             except KvmError as error:
                 if error.errno == errno.ETIME:
                     raise self._timed_out(number) from None
-                if error.errno == errno.EINTR:
-                    continue  # Python has run its handlers: KeyboardInterrupt left already
+                if error.errno in (errno.EINTR, errno.EAGAIN):
+                    # Python has run its handlers: KeyboardInterrupt left already.  EAGAIN is
+                    # the answer of a vCPU that was waiting for INIT and SIPI.
+                    continue
                 raise
             if isinstance(exit_, exits.Io) and exit_.port == lib.PORT_DOORBELL:
                 if exit_.data == bytes([lib.DOORBELL_FAULT]):

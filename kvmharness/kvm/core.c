@@ -91,7 +91,7 @@ static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns)
 	while (!error && run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_PIO);
 	watched = NULL;
 	timer_delete(timer);
-	if (error == -EINTR && expired)
+	if ((error == -EINTR || error == -EAGAIN) && expired)
 		error = -ETIME;
 	run->immediate_exit = 0;
 	return error;

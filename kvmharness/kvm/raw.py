@@ -7,6 +7,7 @@ macro of <linux/kvm.h>.
 
 from __future__ import annotations
 
+import errno
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -64,9 +65,13 @@ def ioctl(fd: int, name: str, argument: Any = 0, *, next_step: str = "") -> int:
     """Call the request `name` on `fd`; `argument` is a number or a pointer from new().
 
     Returns the ioctl's own result (>= 0).  Raises KvmError with `next_step` as its hint.
+    A signal is no failure (KVM_CREATE_VM returns EINTR as soon as one is pending): Python runs
+    its handler, and unless that raises, the call is made again.
     """
     value = argument if isinstance(argument, int) else int(ffi.cast("uintptr_t", argument))
-    result: int = lib.kvmh_ioctl(fd, REQUESTS[name], value)
+    result: int = -errno.EINTR
+    while result == -errno.EINTR:
+        result = lib.kvmh_ioctl(fd, REQUESTS[name], value)
     if result < 0:
         raise KvmError(name, -result, next_step)
     return result

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 
 import pytest
 
 from kvmharness.errors import KvmError
 from kvmharness.kvm import raw
+from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import REQUESTS, ffi, lib
 
 # The ABI of x86: these sizes are baked into the request numbers of every kernel.
@@ -60,3 +62,44 @@ def test_failing_ioctl_names_itself_and_the_cause() -> None:
     assert caught.value.errno == errno.ENOTTY
     assert str(caught.value).startswith("KVM_GET_API_VERSION: ENOTTY: ")
     assert str(caught.value).endswith("; open /dev/kvm")
+
+
+@pytest.mark.kvm
+def test_signals_do_not_fail_the_setting_up(system: System) -> None:
+    """KVM_CREATE_VM returns EINTR whenever a signal is pending, here every 100 us."""
+    came = 0
+
+    def heard(*_: object) -> None:
+        nonlocal came
+        came += 1
+
+    before = signal.signal(signal.SIGALRM, heard)
+    signal.siginterrupt(signal.SIGALRM, True)
+    signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+    try:
+        for _ in range(100):
+            with system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
+                vcpu.set_sregs(vcpu.get_sregs())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert came
+
+
+@pytest.mark.kvm
+def test_a_handler_that_raises_ends_the_setting_up(system: System) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def create_for_ever() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        while True:
+            system.create_vm().close()
+
+    before = signal.signal(signal.SIGALRM, stop)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            create_for_ever()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
