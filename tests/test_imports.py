@@ -17,7 +17,13 @@ HEAVY = {"numpy", "scipy", "rich", "matplotlib", "jinja2", "elftools", "plotext"
 # What a compiled core needs that nothing else does.
 COMPILED = {"_cffi_backend", "ioctl_opt"}
 
-LEAVES = frozenset({"errors", "text", "files", "cache"})
+# What starts a child process.
+STARTING = {
+    *(f"subprocess.{name}" for name in ("run", "Popen", "call", "check_call", "check_output")),
+    *(f"os.{name}" for name in ("system", "popen", "posix_spawn", "execv", "execve", "execvp")),
+}
+
+LEAVES = frozenset({"errors", "text", "files", "cache", "child"})
 # Measuring: model, kvm <- counters <- guest <- measure <- lab <- commands.
 # Reading: model <- analysis <- render <- commands.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -25,6 +31,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "text": frozenset(),
     "files": frozenset({"errors"}),
     "cache": frozenset({"errors"}),
+    "child": frozenset(),
     "model": LEAVES,
     "kvm": LEAVES,
     "kernel": LEAVES | {"model"},
@@ -93,6 +100,25 @@ def test_no_import_runs_in_a_circle() -> None:
 
 def test_one_module_touches_the_core() -> None:
     assert [n for n, p in files().items() if CORE in imported(p)] == ["kvm.raw"]
+
+
+def children(path: Path) -> list[ast.Call]:
+    """Return the calls of a file that start a child process."""
+    return [
+        node
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func) in STARTING
+    ]
+
+
+def test_every_child_process_speaks_c() -> None:
+    found = [(name, call) for name, path in files().items() for call in children(path)]
+    assert len(found) > 5
+    for name, call in found:
+        given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        assert given.get("env", "").startswith("environment("), (name, call.lineno)
 
 
 def loaded_by(statement: str) -> set[str]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from kvmharness.child import environment
 from kvmharness.counters.source import Watched
 from kvmharness.counters.tracefs import NOT_MOUNTED, tracing
 from kvmharness.errors import Unavailable
@@ -82,6 +83,7 @@ def perf_text(arguments: Sequence[str], command: str = "perf") -> str:
             capture_output=True,
             text=True,
             timeout=TEXT_TIMEOUT_S,
+            env=environment(),
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -149,6 +151,7 @@ class Attached:
             stderr=self._log,
             text=True,
             start_new_session=True,
+            env=environment(),
         )
         # The vCPU's thread may be pinned: perf, which inherits that, is not to run beside it.
         with suppress(OSError):

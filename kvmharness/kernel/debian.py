@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvmharness import cache
+from kvmharness.child import environment
 from kvmharness.errors import UsageError
 
 # Debian's releases from the one with 5.10 on.  Code names, since mirrors serve the aliases
@@ -53,7 +54,9 @@ def is_plain(name: str) -> bool:
 
 def _run(command: list[str], what: str) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment()
+        )
     except OSError:
         raise UsageError(
             f"{what}: {command[0]} is not here: this system has no apt; name a kernel's file or "
@@ -114,7 +117,11 @@ def _update(home: Path, options: list[str]) -> None:
     (home / "status").touch()
     # It fails where a suite is not there, and has brought the others all the same.
     done = subprocess.run(
-        ["apt-get", *options, "update", "-q"], capture_output=True, text=True, check=False
+        ["apt-get", *options, "update", "-q"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
     )
     if not re.search(r"^(Get|Hit):", done.stdout, re.MULTILINE):
         why = (re.findall(r"^[EW]: (.*)", done.stderr, re.MULTILINE) or ["it brought nothing"])[0]
@@ -203,6 +210,7 @@ def download(names: list[str], into: Path) -> list[Path]:
             capture_output=True,
             text=True,
             check=False,
+            env=environment(),
         )
     except OSError as error:
         raise UsageError(f"fetch {names[0]}: apt-get: {error.strerror}") from None

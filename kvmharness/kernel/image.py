@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
+from kvmharness.child import environment
 from kvmharness.errors import UsageError
 from kvmharness.kernel.unpacking import LIMIT, Image, unpacker
 
@@ -211,7 +212,9 @@ def _deb_members(path: Path) -> list[tuple[str, bytes]]:
     # The absolute path cannot be taken for an option.
     command = ["dpkg-deb", "--fsys-tarfile", str(path.absolute())]
     found: dict[str, tuple[str, bytes]] = {}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
+    ) as process:
         try:
             with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
                 for member in tar:

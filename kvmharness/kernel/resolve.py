@@ -19,6 +19,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
 from kvmharness import cache
+from kvmharness.child import environment
 from kvmharness.errors import UsageError
 from kvmharness.kernel import debian
 from kvmharness.kernel.image import boot_version, packed_vmlinux
@@ -56,9 +57,14 @@ def search_path() -> str:
 def depmod(root: Path, release: str) -> None:
     """Have depmod index lib/modules/RELEASE below `root`.  Raises UsageError."""
     command = ["depmod", "-b", str(root), release]
-    env = {**os.environ, "PATH": search_path()}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment(PATH=search_path()),
+        )
     except OSError as error:
         raise UsageError(f"depmod: {error.strerror}; apt-get install kmod") from None
     if done.returncode:
@@ -74,6 +80,7 @@ def unpack(debs: list[Path], into: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
+            env=environment(),
         )
         if done.returncode:
             why = done.stderr.strip().partition("\n")[0].removeprefix("dpkg-deb: error: ")

@@ -11,6 +11,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 
+from kvmharness.child import environment
 from kvmharness.errors import UsageError
 
 Image = bytes | mmap.mmap
@@ -45,7 +46,11 @@ def _command_unpack(*command: str) -> Callable[[Image, str], bytes]:
             packed.write(data)
             packed.seek(0)
             with subprocess.Popen(
-                command, stdin=packed, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+                command,
+                stdin=packed,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment(),
             ) as process:
                 assert process.stdout is not None
                 out = process.stdout.read(LIMIT + 1)

@@ -25,6 +25,7 @@ from typing import Literal
 
 import kvmharness
 from kvmharness import cache
+from kvmharness.child import environment
 from kvmharness.errors import UsageError
 from kvmharness.lab import cpio
 
@@ -82,7 +83,9 @@ class Part:
 def _run(command: Sequence[str], what: str) -> str:
     """Return what a command prints.  Raises UsageError with the last line of its complaint."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, env=environment()
+        )
     except OSError as error:
         raise UsageError(f"capsule: {command[0]}: {error.strerror}; install it") from None
     if done.returncode:

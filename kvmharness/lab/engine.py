@@ -12,6 +12,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kvmharness.child import environment
 from kvmharness.errors import LabLost
 from kvmharness.lab.boot import CONSOLE, RESULTS, SAID, Boot
 from kvmharness.lab.job import OUTCOME
@@ -179,7 +180,7 @@ class Runner:
                 stdout=stdout,
                 stderr=said,
                 start_new_session=True,
-                env={**os.environ, "TMPDIR": str(boot.folder), "TERM": "vt100"},
+                env=environment(TMPDIR=str(boot.folder), TERM="vt100"),
             )
             self._running.add(process)
         return process

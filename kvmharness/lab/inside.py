@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from kvmharness.child import environment
 from kvmharness.errors import HarnessError
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
@@ -44,7 +45,11 @@ def _load(folder: Path, module: Module) -> None:
         return  # built in: the kernel command line has its parameters
     given = [f"{name}={value}" for name, value in module.parameters.items()]
     done = subprocess.run(
-        ["insmod", str(folder / module.file), *given], capture_output=True, text=True, check=False
+        ["insmod", str(folder / module.file), *given],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
     )
     if done.returncode:
         raise _Lost(f"{module.name}: {done.stderr.strip() or 'insmod failed'}")

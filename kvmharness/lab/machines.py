@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from kvmharness.child import environment
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.kernel import resolve
 from kvmharness.lab import bochs, qemu
@@ -82,7 +83,9 @@ def choose_all(text: str | None) -> list[LabMachine]:
 
 def _busybox_will_do() -> bool:
     """Tell whether busybox is the static one, which has the applets that init needs."""
-    done = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["busybox", "--list"], capture_output=True, text=True, check=False, env=environment()
+    )
     return "insmod" in done.stdout.split()
 
 

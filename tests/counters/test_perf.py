@@ -171,6 +171,19 @@ def test_paranoid_kernel_is_a_reason_with_what_to_type() -> None:
     assert done.stdout.count("\n") == 1
 
 
+def test_perf_speaks_c_whatever_the_user_speaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few machines have a locale with a decimal comma, so a program tells what perf would see.
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    assert perf.perf_text([], fake(tmp_path, 'echo "$LC_ALL"')) == "C\n"
+    attached = Attached([], fake(tmp_path, 'echo "$LC_ALL" >&2'))
+    assert attached.process is not None
+    attached.process.wait(20)
+    assert attached.stderr() == "C\n"
+    attached.close()
+
+
 def test_counts_are_matched_in_order() -> None:
     text = (
         "started on ...\n"
