@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
 import signal
 import sys
-from typing import Any
+import traceback
+from typing import Any, NoReturn
 
 import click
 
@@ -24,9 +27,48 @@ from kvmharness.commands import (
 )
 from kvmharness.text import printable
 
+# How writing to stdout fails.
+NOT_WRITTEN = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def _bisecting() -> bool:
+    """Tell whether git reads our exit code: it would take our own ones for a bad commit."""
+    return "--bisect" in sys.argv
+
+
+def _exit(code: int) -> NoReturn:
+    sys.exit(errors.EXIT_BISECT_ABORT if _bisecting() else code)
+
+
+def _say(line: str) -> None:
+    click.echo(f"kvmharness: {printable(line)}", err=True)
+
+
+def _report_bug(error: Exception) -> NoReturn:
+    """Print what whoever mends it needs to know, and end with the code of a bug."""
+    what = f"{type(error).__name__}: {error}".partition("\n")[0]
+    _say(f"bug: {what}; please report it with the lines below")
+    uname = os.uname()
+    _say(
+        f"version {__version__}, Python {platform.python_version()}, Linux {uname.release} "
+        f"{uname.machine}, arguments {sys.argv[1:]}"
+    )
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        click.echo(printable(line), err=True)
+    _exit(errors.EXIT_BUG)
+
 
 class _Group(click.Group):
-    """Turn every error of ours into its one line and exit code."""
+    """Turn every error of ours into its one line and exit code, any other into a bug report."""
+
+    def main(self, *args: Any, **extra: Any) -> Any:
+        if sys.stdout is None:
+            _say("stdout is closed; send it elsewhere")
+            _exit(errors.EXIT_USAGE)
+        try:
+            return super().main(*args, **extra)
+        except Exception as error:  # of the parsing; what a command raises is met below
+            _report_bug(error)
 
     def invoke(self, ctx: click.Context) -> Any:
         for number in (signal.SIGTERM, signal.SIGHUP):
@@ -38,22 +80,26 @@ class _Group(click.Group):
             finally:
                 sys.stdout.flush()
         except OSError as error:
+            if error.errno not in NOT_WRITTEN and error.filename is None:
+                _report_bug(error)
             # What is left in the buffer cannot be written at exit either.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            where = error.filename or "stdout"
-            click.echo(f"kvmharness: {where}: {error.strerror}; send it elsewhere", err=True)
-            bisecting = "--bisect" in sys.argv
-            sys.exit(errors.EXIT_BISECT_ABORT if bisecting else errors.EXIT_USAGE)
+            _say(f"{error.filename or 'stdout'}: {error.strerror}; send it elsewhere")
+            _exit(errors.EXIT_USAGE)
         except errors.HarnessError as error:
-            click.echo(f"kvmharness: {printable(str(error))}", err=True)
+            _say(str(error))
             sys.exit(error.exit_code)
         except click.UsageError as error:
-            if "--bisect" not in sys.argv:
+            if not _bisecting():
                 raise
             error.show()  # git would take click's own code for a bad commit
             sys.exit(errors.EXIT_BISECT_ABORT)
         except KeyboardInterrupt:
             sys.exit(errors.EXIT_INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise  # click's own
+        except Exception as error:
+            _report_bug(error)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -62,7 +108,7 @@ def main() -> None:
     """Measure what a guest's MMU-role changes cost under Linux KVM.
 
     Exit codes: 0 ok, 1 a regression or KVM is incorrect, 2 usage, 3 unclear or noisy, 4 a
-    guest was lost, 77 nothing could run here, 130 interrupted.
+    guest was lost, 70 a bug of kvmharness, 77 nothing could run here, 130 interrupted.
     """
 
 

@@ -10,6 +10,7 @@ EXIT_REGRESSION = 1
 EXIT_USAGE = 2
 EXIT_UNCLEAR = 3
 EXIT_LOST = 4
+EXIT_BUG = 70  # EX_SOFTWARE of <sysexits.h>
 EXIT_NOTHING_RAN = 77
 # What `git bisect run` understands: skip this commit; anything from 128 on ends the bisection.
 EXIT_BISECT_SKIP = 125
@@ -79,6 +80,12 @@ class LabLost(HarnessError):
     def __init__(self, what: str, console: str = "") -> None:
         super().__init__(what)
         self.console = console
+
+
+class LabBug(LabLost):
+    """The harness failed inside a lab, in a way that nobody foresaw."""
+
+    exit_code = EXIT_BUG
 
 
 class Infeasible(HarnessError):

@@ -9,6 +9,7 @@ from kvmharness.model.run import Run
 
 # From worst to best: the code of several runs is the first of these that any of them has.
 ORDER = (
+    errors.EXIT_BUG,
     errors.EXIT_REGRESSION,
     errors.EXIT_LOST,
     errors.EXIT_UNCLEAR,

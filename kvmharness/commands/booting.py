@@ -46,6 +46,8 @@ def runs_of(
 
 
 def _run(result: Result) -> Run:
+    if result.bug:
+        raise result.bug
     if result.lost:
         lab.show_console(result.lost)
         raise result.lost

@@ -148,7 +148,10 @@ def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
                 found.append(result)
     finally:
         for result in sorted(found, key=lambda r: targets.index(r.target)):
-            _show(result)
+            _show_or_rescue(result)
+    for result in found:
+        if result.bug:
+            raise result.bug
     return exit_codes.worst([_code(result) for result in found])
 
 
@@ -177,9 +180,23 @@ def _show(result: Result) -> None:
     click.echo()
 
 
+def _show_or_rescue(result: Result) -> None:
+    """Show a result; where that fails, by a bug, the others are shown all the same."""
+    from kvmharness.commands import measuring
+
+    try:
+        _show(result)
+    except OSError:  # stdout is full or gone
+        raise
+    except Exception as error:
+        result.bug = result.bug or error
+        if result.run and not result.path:
+            measuring.rescue(result.run)
+
+
 def _code(result: Result) -> int:
     from kvmharness.analysis import exit_codes
 
     if result.lost:
-        return errors.EXIT_LOST
+        return result.lost.exit_code
     return exit_codes.of_run(result.run) if result.run else errors.EXIT_NOTHING_RAN

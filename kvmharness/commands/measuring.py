@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 
 from kvmharness import errors
@@ -26,22 +28,37 @@ def measure(
     *,
     extend: bool,
     suite: str | None,
-) -> tuple[Run, bool]:
-    """Measure, saving as it goes; return the run and whether it was interrupted."""
+) -> tuple[Run, BaseException | None]:
+    """Measure, saving as it goes; return the run, and what ended it before its time.
+
+    That is KeyboardInterrupt or an error that nobody foresaw: the caller raises it when what
+    was measured is safe.  Where nothing was measured it is raised here.
+    """
     watcher = _Watcher(output)
     plan = Plan(chosen, settings, suite, again=summary.noisy_now, again_most=AGAIN if extend else 0)
-    interrupted = False
+    ended: BaseException | None = None
     with System() as system:
         try:
             run = collect(system, plan, watcher.step)
-        except KeyboardInterrupt:
-            if watcher.run is None:
+        except (KeyboardInterrupt, Exception) as error:
+            if watcher.run is None or not any(case.samples for case in watcher.run.cases):
                 raise
-            interrupted, run = True, watcher.run
+            ended, run = error, watcher.run
         finally:
             _progress("")
-    watcher.summarise(run)
-    return run, interrupted
+    try:
+        watcher.summarise(run)
+    except Exception as error:  # the samples are there, whatever the statistics did
+        ended = ended or error
+    return run, ended
+
+
+def rescue(run: Run) -> None:
+    """Save a run that nobody gave a file, as showing it is what failed; say where it is."""
+    descriptor, path = tempfile.mkstemp(prefix="kvmharness-", suffix=".json")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(runfile.encode(run))
+    print(f"kvmharness: what was measured is in {path}", file=sys.stderr)
 
 
 class _Watcher:

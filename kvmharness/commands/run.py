@@ -86,20 +86,27 @@ def run(
     target = files.Output(output) if output else None
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
     extend = vms is None and not quick and defaults.vms is None
-    record, interrupted = measuring.measure(
-        chosen, settings, target, extend=extend, suite=suite_name
-    )
+    record, ended = measuring.measure(chosen, settings, target, extend=extend, suite=suite_name)
     unwritten = None
     if target:
         try:
             target.write(runfile.encode(record))
         except errors.UsageError as error:  # a full disk: the figures still go to stdout
             unwritten = error
-    if as_json:
-        click.echo(runfile.encode(record), nl=False)
-    else:
-        curves.print_run(record)
+    try:
+        if as_json:
+            click.echo(runfile.encode(record), nl=False)
+        else:
+            curves.print_run(record)
+    except OSError:  # stdout is full or gone
+        raise
+    except Exception as error:
+        ended = ended or error
     options.tell_kept(target)
+    if isinstance(ended, Exception) and not target:
+        measuring.rescue(record)
     if unwritten:
         raise unwritten
-    sys.exit(errors.EXIT_INTERRUPTED if interrupted else exit_codes.of_run(record))
+    if isinstance(ended, Exception):
+        raise ended
+    sys.exit(errors.EXIT_INTERRUPTED if ended else exit_codes.of_run(record))

@@ -131,8 +131,16 @@ def main() -> None:
     with PORT.open("r+b", buffering=0) as port:  # "w" would make a file where there is no port
         sender = Sender(port)
         sender.say("starting")
-        try:
-            outcome = _do(sender)
-        except (_Lost, HarnessError, OSError) as error:
-            outcome = Outcome("lost", str(error))
-        sender.send(OUTCOME, msgspec.json.encode(outcome))
+        sender.send(OUTCOME, msgspec.json.encode(_outcome(sender)))
+
+
+def _outcome(sender: Sender) -> Outcome:
+    try:
+        return _do(sender)
+    except (_Lost, HarnessError, OSError) as error:
+        return Outcome("lost", str(error))
+    except Exception as error:
+        import traceback  # noqa: PLC0415 - most runs have no use for it
+
+        why = f"bug: {type(error).__name__}: {error}; report it with the lines above"
+        return Outcome("bug", why, "".join(traceback.format_exception(error)))

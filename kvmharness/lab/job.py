@@ -30,7 +30,11 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How it ended inside; `reason` says why it was skipped or lost."""
+    """How it ended inside; `reason` says why it was skipped or lost, or which bug ended it.
 
-    state: Literal["done", "skipped", "lost"]
+    `trace` is where the bug was.
+    """
+
+    state: Literal["done", "skipped", "lost", "bug"]
     reason: str | None = None
+    trace: str = ""

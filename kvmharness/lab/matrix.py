@@ -19,7 +19,7 @@ import msgspec
 
 from kvmharness import cache, files
 from kvmharness.analysis import summary
-from kvmharness.errors import HarnessError, LabLost, UsageError
+from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
 from kvmharness.kernel import config, image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
@@ -88,13 +88,15 @@ def targets(
 class Result:
     """What became of a target: a run, or why there is none; a lost one may have part of a run.
 
-    `path` is where the run lies, `outputs` what was written for the user.
+    `path` is where the run lies, `outputs` what was written for the user, `bug` an error of ours
+    that nobody foresaw: the others are measured all the same.
     """
 
     target: Target
     run: Run | None = None
     skipped: str | None = None
     lost: LabLost | None = None
+    bug: Exception | None = None
     path: Path | None = None
     outputs: list[Output] = field(default_factory=list)
 
@@ -255,14 +257,18 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
     boot = _boot(target, plan, loaded, parts, folder)
     lab = _lab(target, plan, hashes, parts)
     left = runner.run(boot, lambda line: progress(target, line))
+    if RUN in left.files:  # whatever happens from here on
+        (folder / RUN).write_bytes(left.files[RUN])
     run = _run(left, lab)
     if left.lost:
         return Result(target, run, lost=left.lost)
     outcome = msgspec.json.decode(left.files[OUTCOME], type=Outcome)
     if outcome.state == "skipped":
         return Result(target, skipped=outcome.reason)
+    why = f"{target.label}: {outcome.reason}"
+    if outcome.state == "bug":
+        return Result(target, run, lost=LabBug(why, outcome.trace))
     if outcome.state == "lost":
-        why = f"{target.label}: {outcome.reason}"
         return Result(target, run, lost=LabLost(why, engine.said_last(folder)))
     if run is None:
         raise LabLost(f"{target.label}: no run came from it", engine.said_last(folder))
@@ -281,6 +287,20 @@ def _keep(result: Result, plan: Plan, folder: Path) -> None:
     log = folder / CONSOLE
     if log.is_file():
         log_file.write(log.read_bytes())
+
+
+def _rescue(target: Target, plan: Plan, folder: Path) -> Path | None:
+    """Save the run file as it came out of a lab, where what was to complete it failed."""
+    with suppress(OSError, UsageError):
+        data = (folder / RUN).read_bytes()
+        path = plan.output and plan.output / _names(target)[0]
+        if path is None:
+            descriptor, name = tempfile.mkstemp(prefix=f"{target.label}-", suffix=".json")
+            os.close(descriptor)
+            path = Path(name)
+        Output(path).write(data)
+        return path
+    return None
 
 
 def measure(
@@ -307,7 +327,10 @@ def measure(
             _keep(result, plan, folder)
         except (HarnessError, OSError) as error:  # a full disk: the figures are still shown
             result.lost = LabLost(f"{target.label}: {error}")
-        ended = "skipped" if result.skipped else "lost" if result.lost else "done"
+        except Exception as error:
+            result.bug = error
+            result.path = _rescue(target, plan, folder)
+        ended = "skipped" if result.skipped else "lost" if result.lost or result.bug else "done"
         progress(target, ended)
         return result
 
