@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import Literal
+from typing import Literal, get_args
 
 from kvmharness.errors import UsageError
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.run import CaseClass, CaseResult, Interval, Run
+from kvmharness.model.counters import COUNTERS, KVM_PREFIX
+from kvmharness.model.run import MOST_PER_OP, CaseClass, CaseResult, How, Interval, Root, Run
 from kvmharness.text import figure
 
 Answer = Literal["ok", "FAIL", "unclear", "incorrect"]
@@ -34,6 +35,9 @@ GRAMMAR = (
 # What a word of a class that is in doubt may stand for (docs/classes.md).
 HOW = {"unclear": ("no-exit", "exit", "emulated")}
 ROOT = {"unclear": ("kept", "reloaded", "rebuilt"), "kept-or-reloaded": ("kept", "reloaded")}
+CLASSES = [f"{how}/{root}" for how, root in product(get_args(How), get_args(Root))]
+# What a figure can be: the least, and what it stays below.
+COST, NET, COUNT = (0.0, MOST_PER_OP), (-MOST_PER_OP, MOST_PER_OP), (0.0, math.inf)
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,7 @@ def _number(word: str, text: str) -> float:
     return value
 
 
-def parse(text: str) -> Expectation:
-    """Parse one expression, e.g. `long64/cr0_wp < 6000 insn`.  Raises UsageError."""
+def _parse(text: str) -> Expectation:
     words = text.split()
     match words:
         case [pattern, "class", glob]:
@@ -84,6 +87,53 @@ def parse(text: str) -> Expectation:
         case [pattern, counter, sign, number] if sign in COMPARE and counter not in NO_COUNTERS:
             return Expectation(text, pattern, counter, sign, _number(number, text))
     raise UsageError(f"expect {text!r}: not understood; {GRAMMAR}")
+
+
+def parse(text: str) -> Expectation:
+    """Parse one expression, e.g. `long64/cr0_wp < 6000 insn`.
+
+    Raises UsageError, also for what no kernel could ever satisfy.
+    """
+    expected = _parse(text)
+    why = _why_never([expected])
+    if why:
+        raise UsageError(f"expect {text!r}: {why}")
+    return expected
+
+
+def parse_all(texts: Sequence[str]) -> list[Expectation]:
+    """Parse several expressions.  Raises UsageError, also where they exclude one another."""
+    expected = [parse(text) for text in texts]
+    together: dict[tuple[str, str], list[Expectation]] = {}
+    for one in expected:
+        together.setdefault((one.pattern, one.what), []).append(one)
+    for alike in together.values():
+        if _why_never(alike):
+            said = " and ".join(repr(one.text) for one in alike)
+            raise UsageError(f"expect {said}: nothing is all of this at once; leave one out")
+    return expected
+
+
+def _why_never(alike: Sequence[Expectation]) -> str | None:
+    """Say why nothing can be as expectations of the same quantity want it; None where it can."""
+    what = alike[0].what
+    if what == "class":
+        if any(all(fnmatchcase(name, e.wanted) for e in alike) for name in CLASSES):
+            return None
+        return "no class is called so; it is HOW/ROOT, e.g. exit/kept or */kept"
+    known = what.startswith(KVM_PREFIX) or what in {counter.name for counter in COUNTERS}
+    if what not in ("cost", "net") and not known:
+        return f"nothing that is counted is called {what}; the result file has the names"
+    low, high = {"cost": COST, "net": NET}.get(what, COUNT)
+    # What can be lies between two values or is one of them: the bounds leave something of it
+    # where one of these points, or a step beside it, satisfies them all.
+    edges = [low, *(e.bound for e in alike)]
+    points = [p for edge in edges for p in (math.nextafter(edge, -math.inf), edge)]
+    points += [math.nextafter(edge, math.inf) for edge in edges]
+    can = [p for p in points if low <= p < high]
+    if any(all(COMPARE[e.wanted](p, e.bound) for e in alike) for p in can):
+        return None
+    return "nothing that is measured can be so"
 
 
 def _may_be(found: CaseClass) -> list[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness import errors
 from kvmharness.commands import lab
 
 if TYPE_CHECKING:
+    from kvmharness.kernel.variants import Variant
     from kvmharness.lab.boot import LabMachine
-    from kvmharness.lab.matrix import Result
+    from kvmharness.lab.matrix import Plan, Result
     from kvmharness.model.cases import Case
     from kvmharness.model.run import Run
 
@@ -25,23 +26,41 @@ def kinds(asked: str | None) -> list[LabMachine]:
     return found
 
 
-def runs_of(
-    named: Sequence[str], variant: str, chosen: Sequence[Case], kind: LabMachine
-) -> list[Run]:
-    """Boot each kernel in the variant, and return what was measured inside, in this order.
+class Asked(NamedTuple):
+    """How every kernel is booted, and what is measured in it."""
 
-    Raises LabLost for the first that was lost, Unavailable for one that cannot do the variant.
-    """
-    from kvmharness.commands import progress
-    from kvmharness.kernel import resolve, variants
+    variant: Variant
+    machine: LabMachine
+    plan: Plan
+
+
+def ask(variant: str, chosen: Sequence[Case], kind: LabMachine) -> Asked:
+    """Settle all that is the same for every kernel.  Raises UsageError."""
+    from kvmharness import cache
+    from kvmharness.kernel import variants
     from kvmharness.lab import matrix
 
     asked = variants.parse(variant)
-    targets = matrix.targets([resolve.resolve(name) for name in named], [asked], [kind])
+    cache.folder()
     plan = matrix.Plan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
+    return Asked(asked, kind, plan)
+
+
+def runs_of(named: Sequence[str], asked: Asked) -> list[Run]:
+    """Boot each kernel as asked, and return what was measured inside, in this order.
+
+    Raises UsageError for what is no kernel, LabLost for the first that was lost, Unavailable
+    for one that cannot do the variant.
+    """
+    from kvmharness.commands import progress
+    from kvmharness.kernel import resolve
+    from kvmharness.lab import matrix
+
+    kernels = [resolve.resolve(name) for name in named]
+    targets = matrix.targets(kernels, [asked.variant], [asked.machine])
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
-        found = {r.target: r for r in matrix.measure(targets, plan, jobs, heard)}
+        found = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}
     return [_run(found[target]) for target in targets]
 
 

@@ -15,6 +15,7 @@ from kvmharness.text import printable
 
 if TYPE_CHECKING:
     from kvmharness.analysis.expectations import Answer, Expectation
+    from kvmharness.commands.booting import Asked
     from kvmharness.model.run import Run
 
 WIDTH = len("incorrect")
@@ -29,11 +30,11 @@ def _ending_with(code: int | None) -> Iterator[None]:
         if code is None:
             raise
         click.echo(f"kvmharness: {printable(str(error))}", err=True)
-        sys.exit(code)
+        sys.exit(errors.EXIT_BISECT_ABORT if isinstance(error, errors.LabBug) else code)
 
 
-def _booted(kernel: str, variant: str, machine: str | None, expected: list[Expectation]) -> Run:
-    """Boot a kernel and measure what is expected of it, with the `empty` of each case."""
+def _asked(variant: str, machine: str | None, expected: list[Expectation]) -> Asked:
+    """Settle how a kernel is booted to measure what is expected, and each case's `empty`."""
     from kvmharness.commands import booting
     from kvmharness.model import cases
 
@@ -42,8 +43,18 @@ def _booted(kernel: str, variant: str, machine: str | None, expected: list[Expec
     kinds = booting.kinds(machine)
     if len(kinds) > 1:
         raise errors.UsageError(f"--machine {machine}: check boots one machine; name one")
-    (run,) = booting.runs_of([kernel], variant, chosen, kinds[0])
-    return run
+    return booting.ask(variant, chosen, kinds[0])
+
+
+def _booted(kernel: str, asked: Asked, bisect: bool) -> Run:
+    """Boot a kernel and measure it; what is wrong with one that is there is the commit's fault."""
+    from kvmharness.commands import booting
+    from kvmharness.kernel import resolve
+
+    fault = errors.EXIT_BISECT_SKIP if resolve.is_local(kernel) else errors.EXIT_BISECT_ABORT
+    with _ending_with(fault if bisect else None):
+        (run,) = booting.runs_of([kernel], asked)
+        return run
 
 
 def _exit_code(answers: set[Answer], bisect: bool) -> int:
@@ -69,7 +80,8 @@ def _exit_code(answers: set[Answer], bisect: bool) -> int:
 @click.option(
     "--bisect",
     is_flag=True,
-    help="Exit as `git bisect run` wants it: 0 good, 1 bad, 125 this one cannot tell.",
+    help="Exit as `git bisect run` wants it: 0 good, 1 bad, 125 this one cannot tell, 128 no "
+    "commit could.",
 )
 @click.option("--lab", is_flag=True, help="FILE is a kernel: boot it and measure what is expected.")
 @click.option(
@@ -97,10 +109,11 @@ def check(
     from kvmharness.analysis import expectations, load
     from kvmharness.render import tables
 
+    # What is wrong with the question, or with a file, no commit can mend.
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
-        expected = [expectations.parse(text) for text in texts]
-    with _ending_with(errors.EXIT_BISECT_SKIP if bisect else None):
-        run = _booted(str(file), variant, machine, expected) if lab else load.one(file).run
+        expected = expectations.parse_all(texts)
+        asked = _asked(variant, machine, expected) if lab else None
+        run = _booted(str(file), asked, bisect) if asked else load.one(file).run
         outcomes = [outcome for e in expected for outcome in expectations.check(e, run)]
     out = tables.console()
     for found in outcomes:

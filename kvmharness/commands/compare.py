@@ -31,7 +31,7 @@ def _booted(paths: tuple[Path, ...], variant: str, kind: LabMachine) -> list[Sid
     from kvmharness.model import suites
 
     named = [str(path) for path in paths]
-    runs = booting.runs_of(named, variant, suites.load("quick").cases, kind)
+    runs = booting.runs_of(named, booting.ask(variant, suites.load("quick").cases, kind))
     return [compare.side(name, [run]) for name, run in zip(_names(paths), runs, strict=True)]
 
 

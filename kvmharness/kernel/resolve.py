@@ -179,6 +179,16 @@ def _of_tree(named: str, tree: Path) -> Kernel:
     return _make_kernel(named, image, _indexed(image, tree, tree, release), release)
 
 
+def is_local(named: str) -> bool:
+    """Tell whether a path or an installed version is called so: not a package, and no mistake."""
+    return Path(named or "no name").exists() or _installed(named) is not None
+
+
+def _installed(named: str) -> Path | None:
+    image = Path("/boot", f"vmlinuz-{named}")
+    return image if "/" not in named and image.is_file() else None
+
+
 def resolve(named: str) -> Kernel:
     """Return the kernel that a path, an installed version or a Debian package names.
 
@@ -192,8 +202,8 @@ def resolve(named: str) -> Kernel:
             )
         if path.is_file():
             return _of_deb(named, path) if path.suffix == ".deb" else _of_image(named, path)
-        installed = Path("/boot", f"vmlinuz-{named}")
-        if "/" not in named and installed.is_file():
+        installed = _installed(named)
+        if installed is not None:
             return _of_image(named, installed)
     except OSError as error:
         raise UsageError(f"kernel {named}: {error.strerror}; {WHAT_TO_NAME}") from None

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from kvmharness.analysis import expectations
 from kvmharness.commands import check
 from kvmharness.errors import HarnessError
+from kvmharness.lab import machines
 from kvmharness.model import runfile
 from tests.support.golden import same_as_golden
 from tests.support.recorded import recorded_run
@@ -120,9 +122,20 @@ def ending(*arguments: str) -> int:
         ("lost", ["long64/cr0_wp < 6000 insn"], 3, 125),
         ("lost", ["long64/empty < 1 insn", "long64/cr0_wp < 6000 insn"], 1, 1),
         ("incorrect", ["long64/cr0_wp < 6000 insn"], 1, 125),
-        ("missing", ["long64/cr0_wp < 6000 insn"], 2, 125),
-        ("good", ["long64/pio < 6000 insn"], 2, 125),
+        # What no commit could satisfy: skipping them all would find nothing.
+        ("missing", ["long64/cr0_wp < 6000 insn"], 2, 128),
+        ("good", ["long64/pio < 6000 insn"], 2, 128),
+        ("good", ["long64/cr0_pw < 6000 insn"], 2, 128),
+        ("good", ["long64/cr0_wp < 6000 ns"], 2, 128),
         ("good", ["long64/cr0_wp < 6000"], 2, 128),
+        ("good", ["long64/cr0_wp class exit"], 2, 128),
+        ("good", ["long64/cr0_wp class */keep"], 2, 128),
+        ("good", ["long64/cr0_wp < 0 insn"], 2, 128),
+        ("good", ["long64/cr0_wp >= 1e14 insn"], 2, 128),
+        ("good", ["long64/cr0_wp kvm.exits < 0"], 2, 128),
+        ("good", ["long64/cr0_wp kvm:kvm_exits < 2"], 2, 128),
+        ("good", ["long64/cr0_wp > 9 insn", "long64/cr0_wp < 9 insn"], 2, 128),
+        ("good", ["*/cr0_wp class exit/*", "*/cr0_wp class no-exit/*"], 2, 128),
     ],
 )
 def test_check_ends_as_ci_or_bisect_wants_it(
@@ -135,6 +148,58 @@ def test_check_ends_as_ci_or_bisect_wants_it(
     arguments = [str(runs / f"{name}.json"), *(x for e in expressions for x in ("--expect", e))]
     assert ending(*arguments) == code
     assert ending(*arguments, "--bisect") == bisect
+
+
+EXPECT = ("--expect", "*/cr0_wp class */kept")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("/nonexistent/tree",), 128),
+        (("no-such-version",), 128),
+        ((".", "--variant", "tpd"), 128),
+        ((".", "--machine", "tgc-svm"), 128),
+        ((".", "--expect", "long64/cr0_pw < 5 insn"), 128),
+        # A folder that is there and holds no kernel: the commit has built none.
+        ((".",), 125),
+    ],
+)
+def test_what_is_wrong_with_a_kernel_is_told_from_a_slip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # No kernel is booted here, so it is no matter whether the lab's tools are.
+    monkeypatch.setattr(machines, "check_tools", lambda found: None)
+    assert ending("--lab", "--bisect", *EXPECT, *arguments) == code
+    assert ending("--lab", *EXPECT, *arguments) == 2
+
+
+def test_a_commit_that_built_half_a_kernel_is_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machines, "check_tools", lambda found: None)
+    image = tmp_path / "vmlinuz"
+    image.write_bytes(b"cut short")
+    assert ending("--lab", "--bisect", *EXPECT, str(image)) == 125
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "long64/cr0_wp <= 0 insn",
+        "long64/cr0_wp net < -5 insn",
+        "long64/cr0_wp kvm.a_statistic_of_another_kernel <= 0",
+        "long64/cr0_wp class unclear/*",
+        "long64/cr0_wp class *",
+    ],
+)
+def test_what_may_hold_somewhere_is_an_expectation(text: str) -> None:
+    assert expectations.parse_all([text, "long64/cr0_wp < 9 insn"])
+
+
+def test_a_bound_on_each_side_may_hold() -> None:
+    assert expectations.parse_all(["* > 8 insn", "* < 9 insn", "* >= 8.5 insn", "* <= 8.5 insn"])
 
 
 def test_check_prints_a_line_a_case_with_what_it_saw(kvmharness: Call, runs: Path) -> None:

@@ -11,8 +11,9 @@ import pytest
 from tests.support.kernels import CURED, UNCURED, need_lab, newest
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(900)]
-# As if time ran backwards: what is new lost the cure.  One commit selects no kernel at all.
-HISTORY = ("7", "6.12", "nothing", CURED, UNCURED, UNCURED)
+# As if time ran backwards: what is new lost the cure.  One commit has built no kernel at all: the
+# folder that it names is there, and holds none.
+HISTORY = ("7", "6.12", ".", CURED, UNCURED, UNCURED)
 FIRST_BAD = 4
 
 
@@ -25,11 +26,11 @@ def git(repository: Path, *arguments: str) -> str:
 
 
 def test_the_first_bad_kernel_is_found(tmp_path: Path) -> None:
-    need_lab(*(series for series in HISTORY if series != "nothing"))
+    need_lab(*(series for series in HISTORY if series != "."))
     git(tmp_path, "init", "-q", "-b", "main")
     commits = []
     for number, series in enumerate(HISTORY):
-        name = series if series == "nothing" else newest(series)
+        name = series if series == "." else newest(series)
         (tmp_path / "kernel").write_text(name)
         (tmp_path / "number").write_text(str(number))
         git(tmp_path, "add", ".")
