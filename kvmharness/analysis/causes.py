@@ -89,6 +89,32 @@ def change(base: Account, new: Account) -> str:
     return "; ".join(said) or str(new.class_ or "-")
 
 
+# Where the words of a class stand, from cheap to dear: the least and the most that each may mean.
+PLACES: Mapping[str, tuple[int, int]] = {
+    "no-exit": (0, 0),
+    "exit": (1, 1),
+    "emulated": (1, 1),
+    "kept": (0, 0),
+    "reloaded": (1, 1),
+    "rebuilt": (2, 2),
+    "kept-or-reloaded": (0, 1),
+}
+
+
+def class_change(base: Account, new: Account) -> Literal["worse", "better"] | None:
+    """Say which way the class has changed; None where it has not, or one word went either way."""
+    ways = set()
+    for before, now in ((base.how, new.how), (base.root, new.root)):
+        if before in PLACES and now in PLACES:
+            if PLACES[now][0] > PLACES[before][1]:
+                ways.add("worse")
+            elif PLACES[now][1] < PLACES[before][0]:
+                ways.add("better")
+    if ways == {"worse"}:
+        return "worse"
+    return "better" if ways == {"better"} else None
+
+
 def cause(base: Account, new: Account, direction: Direction) -> str:
     """Return the end of the sentence `NEW is faster at CASE`, with no `because` without proof.
 

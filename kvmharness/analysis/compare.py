@@ -11,10 +11,17 @@ from kvmharness.analysis import causes, differences, ratios
 from kvmharness.analysis.causes import Account
 from kvmharness.analysis.classify import uses_tdp_mmu
 from kvmharness.analysis.stats import Floats, by_vm
+from kvmharness.model.cases import Case
 from kvmharness.model.clocks import CLOCKS, Clock
 from kvmharness.model.run import CaseResult, Run
 
-CaseVerdict = ratios.Verdict | Literal["not comparable", "incorrect"]
+# "worse" and "better" are of a class, where the cost shows no change.
+CaseVerdict = ratios.Verdict | Literal["worse", "better", "not comparable", "incorrect"]
+# What NEW must not do.
+REGRESSIONS = frozenset({"slower", "worse", "incorrect"})
+
+
+NOT_ORDERED = Case("", "").order
 
 
 class Side(NamedTuple):
@@ -26,13 +33,17 @@ class Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """One case; `found` is None where it is not comparable, `said` the reason or what changed."""
+    """One case; `found` is None where it is not comparable, `said` the reason or what changed.
+
+    `order` sorts cases by how much they matter (model.cases).
+    """
 
     case: str
     verdict: CaseVerdict
     said: str
     found: ratios.Ratio | None = None
     accounts: tuple[Account, Account] | None = None
+    order: tuple[bool, int, int, int] = NOT_ORDERED
 
 
 @dataclass(frozen=True)
@@ -56,9 +67,9 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """1: NEW is slower or incorrect somewhere; 3: that cannot be excluded; 0: it can."""
+        """1: NEW is slower, worse or incorrect somewhere; 3: that cannot be excluded; 0: it can."""
         verdicts = {row.verdict for row in self.rows}
-        if verdicts & {"slower", "incorrect"}:
+        if verdicts & REGRESSIONS:
             return errors.EXIT_REGRESSION
         if not verdicts or verdicts & {"unclear", "not comparable"}:
             return errors.EXIT_UNCLEAR
@@ -176,12 +187,22 @@ class _Pair:
         except ValueError as error:
             return Row(case, "not comparable", str(error))
         several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
-        verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot_allowance)
         accounts = causes.account(old), causes.account(young)
+        verdict = self._verdict(found, several, accounts)
         said = causes.change(*accounts)
         if found.ci95 is None:
             said = "a single VM on a side has no interval: use --vms 5 or more"
-        return Row(case, verdict, said, found, accounts)
+        return Row(case, verdict, said, found, accounts, young[0].case.order)
+
+    def _verdict(
+        self, found: ratios.Ratio, several: bool, accounts: tuple[Account, Account]
+    ) -> CaseVerdict:
+        """Judge the cost, and the class where the cost shows no change."""
+        verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot_allowance)
+        change = causes.class_change(*accounts)
+        if change and (verdict == "same" or (verdict == "unclear" and change == "worse")):
+            return change
+        return verdict
 
 
 def compare(base: Side, new: Side, threshold: float | None = None) -> Comparison:

@@ -73,7 +73,7 @@ def compare(
     BASE and NEW are run files, or folders whose *.json, in sub-folders too, are several runs
     of one kernel; with --lab, kernels as `kvmharness lab` takes them, for the suite quick.
 
-    Exit codes: 0 nothing is slower, 1 something is slower or incorrect, 3 unclear.
+    Exit codes: 0 nothing is slower, 1 something is slower, incorrect or worse in class, 3 unclear.
 
     Example: kvmharness compare 5.10.json 6.1.json
     """

@@ -8,18 +8,24 @@ from fnmatch import fnmatchcase
 
 from kvmharness.errors import UsageError
 
+# Ranks of ops: the toggle that this is about, those of other role bits, writes that change no
+# role, what shows that nothing else has changed, and the loop.
+WP, ROLE, NO_ROLE, CONTROL, LOOP = range(5)
+
 
 @dataclass(frozen=True)
 class Op:
     """What a guest repeats; `modes` names those whose blob has it.
 
-    `needs` is the feature (feasible.FEATURES) without which the op is skipped.
+    `needs` is the feature (feasible.FEATURES) without which the op is skipped.  `rank` says how
+    much a change of its cost matters, 0 the most: who sums a comparison up begins there.
     """
 
     name: str
     modes: tuple[str, ...]
     about: str
     needs: str | None = None
+    rank: int = CONTROL
 
 
 @dataclass(frozen=True)
@@ -48,20 +54,31 @@ PAGED = ("prot32", "pae32", "long64")
 FLAT = tuple(m for m in MODES if m != "real16")
 
 OPS = (
-    Op("empty", MODES, "the loop alone"),
-    Op("cr0_wp", MODES, "one write of CR0 that flips WP"),
+    Op("empty", MODES, "the loop alone", rank=LOOP),
+    Op("cr0_wp", MODES, "one write of CR0 that flips WP", rank=WP),
     Op("cr0_read", MODES, "one read of CR0"),
-    Op("cr0_ts", MODES, "one write of CR0 that flips TS, which is in no role"),
-    Op("cr4_pge", MODES, "one write of CR4 that flips PGE: a TLB flush", "pge"),
-    Op("cr4_smep", MODES, "one write of CR4 that flips SMEP, a role bit", "smep"),
-    Op("cr4_smap", MODES, "one write of CR4 that flips SMAP, a role bit", "smap"),
-    Op("cr4_pke", MODES, "one write of CR4 that flips PKE, a role bit", "pku"),
-    Op("efer_nx", MODES, "one WRMSR of EFER that flips NXE, a role bit", "nx"),
-    Op("cr3_same", PAGED, "one write of CR3 with the value it has"),
-    Op("cr3_switch", PAGED, "one write of CR3 with the other one of two roots"),
-    Op("cr4_cet", PAGED, "one write of CR4 that flips CET", "cet"),
-    Op("wx", PAGED, "the W^X window: WP off, a write to a read-only page, WP on (two toggles)"),
-    Op("wx_cet", PAGED, "the window with CR4.CET cleared around it, which CET demands", "cet"),
+    Op("cr0_ts", MODES, "one write of CR0 that flips TS, which is in no role", rank=NO_ROLE),
+    Op("cr4_pge", MODES, "one write of CR4 that flips PGE: a TLB flush", "pge", rank=NO_ROLE),
+    Op("cr4_smep", MODES, "one write of CR4 that flips SMEP, a role bit", "smep", rank=ROLE),
+    Op("cr4_smap", MODES, "one write of CR4 that flips SMAP, a role bit", "smap", rank=ROLE),
+    Op("cr4_pke", MODES, "one write of CR4 that flips PKE, a role bit", "pku", rank=ROLE),
+    Op("efer_nx", MODES, "one WRMSR of EFER that flips NXE, a role bit", "nx", rank=ROLE),
+    Op("cr3_same", PAGED, "one write of CR3 with the value it has", rank=NO_ROLE),
+    Op("cr3_switch", PAGED, "one write of CR3 with the other one of two roots", rank=NO_ROLE),
+    Op("cr4_cet", PAGED, "one write of CR4 that flips CET", "cet", rank=NO_ROLE),
+    Op(
+        "wx",
+        PAGED,
+        "the W^X window: WP off, a write to a read-only page, WP on (two toggles)",
+        rank=ROLE,
+    ),
+    Op(
+        "wx_cet",
+        PAGED,
+        "the window with CR4.CET cleared around it, which CET demands",
+        "cet",
+        rank=ROLE,
+    ),
     Op("cpuid", MODES, "an exit that KVM handles itself (VMX and SVM always intercept CPUID)"),
     Op("hypercall", MODES, "a hypercall that KVM does not know, handled in the kernel"),
     Op("pio", MODES, "an exit to user space and back"),
@@ -105,6 +122,17 @@ class Case:
     def baseline(self) -> str:
         """The name of the `empty` case that this one is netted against."""
         return Case(self.mode, "empty", self.params).name
+
+    @property
+    def order(self) -> tuple[bool, int, int, int]:
+        """Sort by how much a change of the cost matters, the most first.
+
+        Guests that page come first, as no others run for long; then the op's rank, the widest
+        mode, and the case without parameters.
+        """
+        rank = next((op.rank for op in OPS if op.name == self.op), LOOP)
+        width = MODES.index(self.mode) if self.mode in MODES else -1
+        return self.mode not in PAGED, rank, -width, len(self.params)
 
     def __getitem__(self, param: str) -> int:
         """Return a parameter's value, the default where none was given."""

@@ -10,13 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis import causes
-from kvmharness.analysis.compare import Comparison, Row
+from kvmharness.analysis.compare import REGRESSIONS, Comparison, Row
 from kvmharness.analysis.ratios import Ratio
 from kvmharness.model.clocks import UNITS
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
-COLOURS = {"slower": "red", "incorrect": "red", "faster": "green"}
+# Verdicts that say that something is otherwise in NEW.
+CHANGED = frozenset({"faster", "slower", "worse", "better"})
+COLOURS = {
+    "slower": "red",
+    "worse": "red",
+    "incorrect": "red",
+    "faster": "green",
+    "better": "green",
+}
 
 
 def _ratio(value: float) -> str:
@@ -37,16 +45,46 @@ def _percent(share: float) -> str:
     return f"±{figure(share * 100)} %"
 
 
-def _most_changed(comparison: Comparison) -> Row | None:
-    def size(row: Row) -> float:
-        return abs(math.log(row.found.ratio)) if row.found else 0.0
+def _first_changed(comparison: Comparison) -> Row | None:
+    """Return the changed case that matters most, and of its like the one that changed most."""
 
-    changed = [row for row in comparison.rows if row.verdict in ("faster", "slower")]
-    return max(changed, key=size, default=None)
+    def place(row: Row) -> tuple[object, ...]:
+        return row.order, -abs(math.log(row.found.ratio)) if row.found else 0.0
+
+    changed = [row for row in comparison.rows if row.verdict in CHANGED]
+    return min(changed, key=place, default=None)
+
+
+def _of_row(comparison: Comparison, row: Row) -> str:
+    """Say what has changed at one case, and why."""
+    assert row.found
+    assert row.accounts
+    if row.verdict in ("faster", "slower"):
+        factor = max(row.found.ratio, 1 / row.found.ratio)
+        why = causes.cause(*row.accounts, row.verdict)
+        return f"{comparison.new} is {factor:.4g}x {row.verdict} at {row.case}{why}"
+    base, new = row.accounts
+    return (
+        f"the class is {row.verdict} in {comparison.new} at {row.case} ({base.class_} → "
+        f"{new.class_}), though the cost shows no change"
+    )
+
+
+def _also(comparison: Comparison, row: Row) -> str:
+    """Name the regressions that a headline about something else would hide."""
+    if row.verdict in REGRESSIONS:
+        return ""
+    hidden = [other for other in comparison.rows if other.verdict in REGRESSIONS]
+    if not hidden:
+        return ""
+    first = min(hidden, key=lambda other: other.order)
+    return f"; yet {first.verdict} at {first.case}" + (
+        f" and {len(hidden) - 1} other cases" if len(hidden) > 1 else ""
+    )
 
 
 def sentence(comparison: Comparison) -> str:
-    """Return what one would tell a maintainer: the case that changed most, and why."""
+    """Return what one would tell a maintainer: the change that matters most, and why."""
     new, base = comparison.new, comparison.base
     verdicts = Counter(row.verdict for row in comparison.rows)
     if verdicts["incorrect"]:
@@ -54,11 +92,9 @@ def sentence(comparison: Comparison) -> str:
         return f"KVM is incorrect in {new} at {case}: its speed is no matter"
     lost = verdicts["not comparable"]
     rest = f"; {lost} of {len(comparison.rows)} cases not comparable" if lost else ""
-    row = _most_changed(comparison)
-    if row and row.found and row.accounts and row.verdict in ("faster", "slower"):
-        factor = max(row.found.ratio, 1 / row.found.ratio)
-        why = causes.cause(*row.accounts, row.verdict)
-        return f"{new} is {factor:.4g}x {row.verdict} at {row.case}{why}{rest}"
+    row = _first_changed(comparison)
+    if row:
+        return f"{_of_row(comparison, row)}{_also(comparison, row)}{rest}"
     margin = _percent(max(comparison.threshold, comparison.boot_allowance))
     if set(verdicts) == {"same"}:
         return f"{new} costs the same as {base} in every case, within {margin}"

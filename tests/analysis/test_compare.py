@@ -69,6 +69,67 @@ def test_regression_is_slower_because_the_root_is_rebuilt() -> None:
     )
 
 
+def classed(**classes: str) -> Run:
+    """Return a cured kernel's run with another class at these ops of long64."""
+    run = copy.deepcopy(TDP_6_1)
+    for case in run.cases:
+        if case.mode == "long64" and case.op in classes:
+            case.class_ = class_of(classes[case.op])
+    return run
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("exit/kept", "exit/reloaded"),
+        ("exit/kept", "exit/rebuilt"),
+        ("no-exit/kept", "exit/kept"),
+        ("no-exit/kept", "emulated/kept"),
+        ("exit/kept-or-reloaded", "exit/rebuilt"),
+    ],
+)
+def test_a_worse_class_at_equal_cost_is_a_regression(before: str, after: str) -> None:
+    old, new = classed(cr0_wp=before), classed(cr0_wp=after)
+    found = of(old, new)
+    assert verdicts(found)["long64/cr0_wp"] == "worse"
+    assert found.exit_code == 1
+    assert compare_table.sentence(found) == (
+        f"the class is worse in NEW at long64/cr0_wp ({before} → {after}), though the cost shows "
+        "no change"
+    )
+    back = of(new, old)
+    assert verdicts(back)["long64/cr0_wp"] == "better"
+    assert back.exit_code == 0
+    assert "the class is better in NEW at long64/cr0_wp" in compare_table.sentence(back)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("exit/kept", "exit/kept-or-reloaded"),
+        ("exit/kept", "exit/unclear"),
+        ("exit/kept", "emulated/kept"),
+        ("exit/kept", "no-exit/rebuilt"),  # one word either way: the cost decides
+    ],
+)
+def test_a_class_that_may_be_as_good_is_no_regression(before: str, after: str) -> None:
+    found = of(classed(cr0_wp=before), classed(cr0_wp=after))
+    assert set(verdicts(found).values()) == {"same"}
+
+
+def test_the_headline_is_of_the_case_that_matters_not_of_the_largest_ratio() -> None:
+    base, new = copy.deepcopy(TDP_6_1), copy.deepcopy(TDP_6_1)
+    for case in new.cases:
+        factor = {"long64/cr0_wp": 0.5, "real16/cr0_wp": 0.01}.get(case.name, 1.5)
+        case.samples = [factor * sample for sample in case.samples]
+    found = of(base, new)
+    assert verdicts(found)["long64/empty"] == "slower"
+    said = compare_table.sentence(found)
+    assert said.startswith("NEW is 2x faster at long64/cr0_wp")
+    # The exit code is 1, and the headline does not hide why.
+    assert said.endswith("; yet slower at long64/empty")
+
+
 def test_another_variant_is_what_is_compared_and_no_warning() -> None:
     found = of(TDP_6_1, SHADOW_6_12)
     assert found.compared == [

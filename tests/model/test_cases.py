@@ -64,3 +64,21 @@ def test_bad_pattern_is_one_clear_line(pattern: str, says: str) -> None:
         select([pattern])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_cases_are_in_order_of_what_matters() -> None:
+    names = ["real16/cr0_wp", "long64/pio", "long64/cr4_smep", "pae32/cr0_wp", "long64/empty"]
+    names += ["long64/cr0_wp@pages=4", "long64/cr0_wp", "flat32/cr4_smep", "long64/cr3_same"]
+    found = sorted(select(names), key=lambda case: case.order)
+    assert [case.name for case in found] == [
+        "long64/cr0_wp",
+        "long64/cr0_wp@pages=4",
+        "pae32/cr0_wp",
+        "long64/cr4_smep",
+        "long64/cr3_same",
+        "long64/pio",
+        "long64/empty",
+        "real16/cr0_wp",
+        "flat32/cr4_smep",
+    ]
+    assert Case("of a later version", "too").order > found[-1].order
