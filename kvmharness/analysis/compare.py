@@ -175,7 +175,7 @@ class _Pair:
     ) -> str | None:
         """Exact counts hold a sample's own few instructions, shared out among its ops."""
         given = sorted({result.iterations or 0 for result in [*old, *young]})
-        if self.clock == "tsc" or len(given) == 1:
+        if self.clock != "insn" or len(given) == 1:
             return None
         return f"samples of {' and '.join(map(str, given))} ops: use the same --iterations"
 

@@ -90,6 +90,7 @@ def _surroundings(run: Run) -> Facts:
         "hypervisor": host.hypervisor or "none",
         "KVM module": host.kvm.module,
         "clocksource": host.clocksource,
+        "TSC": host.tsc_unstable or "trusted",
         # In GiB, as kernels keep some MiB more or less to themselves.
         "memory": host.memory_bytes and f"{host.memory_bytes / 2**30:.2g} GiB",
         "pinned to CPU": "none" if settings.cpu is None else settings.cpu,
@@ -177,7 +178,7 @@ def _identity(run: Run) -> Facts:
     lab = run.host.lab
     facts: dict[str, object] = {"clock": run.clock, "CPU": _cpu(run.host.cpu)}
     facts["CPU of the lab"] = _lab_cpu(lab) if lab else "no lab"
-    if lab and run.clock == "tsc":
+    if lab and run.clock != "insn":
         facts["CPU of L0"] = _cpu(lab.l0.cpu)
     return facts
 

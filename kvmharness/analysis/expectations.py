@@ -29,7 +29,7 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
 NO_COUNTERS = frozenset({*COMPARE, "class", "cost", "net"})
 NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 GRAMMAR = (
-    "write CASE [net] < NUMBER ns|insn, CASE class GLOB or CASE COUNTER < NUMBER "
+    "write CASE [net] < NUMBER ns|insn|ticks, CASE class GLOB or CASE COUNTER < NUMBER "
     "(with <, <=, > or >=)"
 )
 # What a word of a class that is in doubt may stand for (docs/classes.md).
@@ -83,7 +83,9 @@ def _parse(text: str) -> Expectation:
         case [pattern, "net", sign, number, unit] if sign in COMPARE and unit in UNITS.values():
             return Expectation(text, pattern, "net", sign, _number(number, text), unit)
         case [_, sign, _] | [_, "net", sign, _] if sign in COMPARE:
-            raise UsageError(f"expect {text!r}: a cost needs its unit, ns or insn; {GRAMMAR}")
+            raise UsageError(
+                f"expect {text!r}: a cost needs its unit, ns, insn or ticks; {GRAMMAR}"
+            )
         case [pattern, counter, sign, number] if sign in COMPARE and counter not in NO_COUNTERS:
             return Expectation(text, pattern, counter, sign, _number(number, text))
     raise UsageError(f"expect {text!r}: not understood; {GRAMMAR}")

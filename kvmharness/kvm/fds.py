@@ -254,9 +254,17 @@ class Vcpu(_WithStats):
         """Set KVM_MP_STATE_*."""
         raw.ioctl(self.fd, "KVM_SET_MP_STATE", raw.new("struct kvm_mp_state *", [mp_state]))
 
-    def get_tsc_khz(self) -> int:
-        """Return the guest's TSC frequency in kHz."""
-        return raw.ioctl(self.fd, "KVM_GET_TSC_KHZ")
+    def get_tsc_khz(self) -> int | None:
+        """Return the guest's TSC frequency in kHz, None where KVM cannot tell it.
+
+        Then it says 0, or EIO on a host whose TSC is unstable (KVM API 4.56).
+        """
+        try:
+            return raw.ioctl(self.fd, "KVM_GET_TSC_KHZ") or None
+        except KvmError as error:
+            if error.errno == errno.EIO:
+                return None
+            raise
 
     def run(self, timeout_ns: int) -> exits.Exit:
         """Run until the guest leaves to user space for anything but the op `pio`.

@@ -17,7 +17,7 @@ from kvmharness.measure.counting import Counting
 from kvmharness.measure.session import Session
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
-from kvmharness.model.run import SCHEMA, Roles, Run, Settings, Tool, timestamp
+from kvmharness.model.run import SCHEMA, Host, Roles, Run, Settings, Tool, timestamp
 
 Phase = Literal["begun", "measured", "counting", "counted"]
 
@@ -69,12 +69,16 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
 
     `on_step` is called with the run as far as it has come: whoever is interrupted has it all.
     """
+    record = host.record(system, plan.roles, plan.settings.cpu)
+    clock = plan.clock
+    if clock == "tsc" and record.tsc_khz is None:
+        clock = "ticks"
     if plan.warm_up:
         once = msgspec.structs.replace(plan.settings, vms=1, samples_per_vm=1)
-        for _ in Session(system, plan.cases, once, clock=plan.clock).measure(1):
+        for _ in Session(system, plan.cases, once, clock=clock).measure(1):
             pass
-    session = Session(system, plan.cases, plan.settings, clock=plan.clock)
-    run = _begin(system, session, plan)
+    session = Session(system, plan.cases, plan.settings, clock=clock)
+    run = _begin(record, clock, session, plan)
     on_step(run, Step("begun"))
     _measure(session, run, plan.settings.vms, None, on_step)
     for _ in range(plan.again_most):
@@ -87,17 +91,17 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
     return run
 
 
-def _begin(system: System, session: Session, plan: Plan) -> Run:
+def _begin(record: Host, clock: Clock, session: Session, plan: Plan) -> Run:
     """Return a run that holds the host's record, and the session's results as they come."""
     blobs = {result.mode: state.blob(result.mode).sha256 for result in session.results}
     return Run(
         schema=SCHEMA,
         started=timestamp(),
         tool=Tool(__version__, blobs),
-        host=host.record(system, plan.roles),
+        host=record,
         settings=plan.settings,
         suite=plan.suite,
-        clock=plan.clock,
+        clock=clock,
         cases=session.results,
     )
 

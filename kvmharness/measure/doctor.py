@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 
@@ -40,27 +39,28 @@ def _statistics(system: System) -> Check:
 
 
 def _clock() -> Check:
-    flags = set(host.parse_cpuinfo(host.read_text(Path("/proc/cpuinfo")) or "")["flags"].split())
-    missing = {"constant_tsc", "nonstop_tsc"} - flags
-    if missing:
-        return Check(
-            "TSC",
-            False,
-            f"no {' or '.join(sorted(missing))}: ticks are not a fixed time",
-            "pin the CPU's frequency, or read the tsc column only",
-        )
-    return Check("TSC", True, "constant and nonstop")
+    why = host.tsc_unstable()
+    if why:
+        return Check("TSC", False, why, "dmesg | grep -i tsc  # says what the kernel saw")
+    return Check("TSC", True, f"constant, nonstop; clocksource {host.clocksource() or 'unknown'}")
 
 
-def _governor(record: Host) -> Check:
-    governor = record.cpu.governor
+def _frequency(record: Host) -> Check:
+    khz = record.tsc_khz
+    if khz is None:
+        return Check("TSC frequency", False, "KVM does not tell it: figures are ticks, not ns")
+    return Check("TSC frequency", True, f"{khz:,} kHz")
+
+
+def _governor(cpu: int) -> Check:
+    governor = host.governor(cpu)
     if governor in (None, "performance"):
         return Check("frequency governor", True, governor or "none: the frequency is not ours")
     return Check(
         "frequency governor",
         False,
-        f"{governor}: figures follow the frequency",
-        "cpupower frequency-set -g performance",
+        f"{governor} on CPU {cpu}, which `run` takes: figures follow the frequency",
+        f"cpupower -c {cpu} frequency-set -g performance",
     )
 
 
@@ -137,6 +137,7 @@ def examine(device: str = "/dev/kvm") -> Iterator[Check]:
         yield _statistics(system)
         yield from _perf()
         yield _clock()
-        yield _governor(record)
+        yield _frequency(record)
+        yield _governor(max(os.sched_getaffinity(0)))
         seen = f"under {record.hypervisor}: runs are labelled nested" if record.nested else "no"
         yield Check("nested", True, seen)

@@ -19,6 +19,9 @@ VENDOR_MODULES = {
     "AuthenticAMD": "kvm_amd",
     "HygonGenuine": "kvm_amd",
 }
+CLOCKSOURCE = Path("devices/system/clocksource/clocksource0")
+# No kernel takes these that trusts its TSC.
+SLOW_CLOCKSOURCES = frozenset({"acpi_pm", "hpet", "jiffies", "pit", "refined-jiffies"})
 HYPERVISOR_BIT = 1 << 31  # CPUID leaf 1, ecx: set by hypervisors only (Intel SDM, AMD APM)
 HYPERVISOR_LEAF = 0x40000000
 
@@ -87,8 +90,42 @@ def kernel() -> Kernel:
     return Kernel(name.release, name.version, name.machine, read_text(PROC / "cmdline"))
 
 
-def cpu() -> Cpu:
-    """Return the record of the CPU as the kernel describes it."""
+def governor(cpu: int | None = None, root: Path = SYS) -> str | None:
+    """Return what sets the frequency of `cpu` (None: of all CPUs, several where they differ)."""
+    folder = root / "devices/system/cpu"
+    name = "cpu[0-9]*" if cpu is None else f"cpu{cpu}"
+    found = (read_text(path) for path in folder.glob(f"{name}/cpufreq/scaling_governor"))
+    return ", ".join(sorted({text for text in found if text})) or None
+
+
+def clocksource(root: Path = SYS) -> str | None:
+    """Return what the kernel tells time by."""
+    return read_text(root / CLOCKSOURCE / "current_clocksource")
+
+
+def tsc_unstable(root: Path = SYS, proc: Path = PROC) -> str | None:
+    """Say why the TSC does not stand for time here, None where nothing says so.
+
+    A kernel that has found its TSC out takes it off the clocksources, or never put it there.
+    """
+    flags = parse_cpuinfo(read_text(proc / "cpuinfo") or "").get("flags", "").split()
+    missing = [flag for flag in ("constant_tsc", "nonstop_tsc") if flag not in flags]
+    if missing:
+        return f"the CPU lacks {' and '.join(missing)}, so a tick is no fixed time"
+    available = (read_text(root / CLOCKSOURCE / "available_clocksource") or "").split()
+    current = clocksource(root)
+    if available and "tsc" not in available:
+        return f"the kernel has taken the TSC off its clocksources and tells time by {current}"
+    if current in SLOW_CLOCKSOURCES:
+        return f"the kernel tells time by {current}, not by the TSC"
+    return None
+
+
+def cpu(pinned: int | None = None) -> Cpu:
+    """Return the record of the CPU as the kernel describes it.
+
+    The governor is of the CPU that is `pinned` to, of all where none is.
+    """
     info = parse_cpuinfo(read_text(PROC / "cpuinfo") or "")
     cpus = SYS / "devices/system/cpu"
     smt = read_text(cpus / "smt/active")
@@ -106,7 +143,7 @@ def cpu() -> Cpu:
         microcode=info.get("microcode"),
         online=os.cpu_count() or 1,
         smt_active=None if smt is None else smt == "1",
-        governor=read_text(cpus / "cpu0/cpufreq/scaling_governor"),
+        governor=governor(pinned),
         turbo=_turbo(cpus),
         mitigations=read_folder(cpus / "vulnerabilities"),
     )
@@ -119,10 +156,11 @@ def _memory_bytes() -> int | None:
         return None
 
 
-def record(system: System, found: Roles | None = None) -> Host:
+def record(system: System, found: Roles | None = None, pinned: int | None = None) -> Host:
     """Return the record of the machine that `system` belongs to.
 
-    `found` is its MMU-role code where that is known already.
+    `found` is its MMU-role code where that is known already, `pinned` the CPU that is measured
+    on.
     """
     signature = hypervisor()
     with system.create_vm() as vm, vm.create_vcpu(0) as vcpu:
@@ -131,8 +169,9 @@ def record(system: System, found: Roles | None = None) -> Host:
         name=platform.node(),
         kernel=kernel(),
         kvm=_kvm(system, found or roles.running()),
-        cpu=cpu(),
-        clocksource=read_text(SYS / "devices/system/clocksource/clocksource0/current_clocksource"),
+        cpu=cpu(pinned),
+        clocksource=clocksource(),
+        tsc_unstable=tsc_unstable(),
         tsc_khz=tsc_khz,
         memory_bytes=_memory_bytes(),
         nested=signature is not None,

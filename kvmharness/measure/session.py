@@ -6,6 +6,7 @@ prints nothing.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -56,7 +57,9 @@ class _Account:
         result.absent.update(taken.absent)
         result.disturbed = disturbance.total(result.disturbed, taken.disturbed)
         per_tick = 1.0  # a machine that counts instructions has them for ticks
-        if result.unit != UNITS["insn"]:
+        if result.unit == UNITS["tsc"]:
+            if taken.tsc_khz is None:
+                raise KvmError("KVM_GET_TSC_KHZ", errno.EIO, "it told the frequency before")
             result.tsc_khz = taken.tsc_khz
             per_tick = 1e6 / taken.tsc_khz
         result.samples += [round(t * per_tick / taken.iterations, 4) for t in taken.ticks]
@@ -140,11 +143,10 @@ class Session:
                 sources=[KvmStats()],
                 opener=self._opener,
             )
+            account.add(taken, self._rounds)
         except Infeasible as error:
             result.skipped = str(error)
         except KvmIncorrect as error:
             result.discard(str(error))
         except (GuestError, KvmError) as error:
             result.failed = str(error)
-        else:
-            account.add(taken, self._rounds)

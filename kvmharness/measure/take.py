@@ -7,6 +7,7 @@ the same for each.  Light on purpose: this runs inside a booted kernel under tes
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from kvmharness.model.run import Disturbance, Settings
 # Calibration starts here and multiplies until a sample is long enough to extrapolate.
 FIRST_ITERATIONS = 16
 GROWTH = 16
+# So long, entering and leaving the guest is no matter.
+ESTIMATED_MS = 1.0
 # Before any thread is pinned.
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
 
@@ -32,14 +35,15 @@ Opener = Callable[[System, Case, Settings], GuestVm]
 class Taken:
     """What one VM gave.
 
-    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz, vCPU by vCPU; `counts`
+    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz (None: KVM does not
+    tell), vCPU by vCPU; `counts`
     and `absent` are the sources', over all samples; `proof` is the number of writes that the
     W^X proof tried, None where the guest cannot prove.
     """
 
     iterations: int
     vcpus: int
-    tsc_khz: int
+    tsc_khz: int | None
     ticks: list[int]
     counts: dict[str, int]
     absent: dict[str, str]
@@ -81,9 +85,21 @@ def pinned(cpu: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def _estimate_khz(guest: GuestVm) -> float:
+    """Tell the TSC's frequency by our own clock: good enough for a sample's length, no figure."""
+    iterations = FIRST_ITERATIONS
+    while True:
+        begin = time.monotonic_ns()
+        ticks = guest.measure(iterations, 1).ticks[0]
+        ms = (time.monotonic_ns() - begin) / 1e6
+        if ms >= ESTIMATED_MS or iterations == MAX_ITERATIONS:
+            return max(ticks / ms, 1.0)
+        iterations = min(iterations * GROWTH, MAX_ITERATIONS)
+
+
 def calibrate(guest: GuestVm, target_ms: float) -> int:
     """Return the iterations that make one sample last about `target_ms` milliseconds."""
-    target = target_ms * guest.tsc_khz
+    target = target_ms * (guest.tsc_khz or _estimate_khz(guest))
     iterations = FIRST_ITERATIONS
     while True:
         ticks = max(guest.measure(iterations, 1).ticks[0], 1)

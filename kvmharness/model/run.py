@@ -240,6 +240,8 @@ class Host(msgspec.Struct):
     nested: bool
     # The signature of CPUID leaf 0x40000000, null on bare metal.
     hypervisor: str | None
+    # Why the kernel or the CPU does not let the TSC stand for time, null where they do.
+    tsc_unstable: str | None = None
     # Null where no lab was booted: the kernel that was running measured itself.
     lab: Lab | None = None
 

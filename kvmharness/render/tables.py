@@ -12,7 +12,7 @@ from kvmharness.analysis import stats
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.run import CaseResult, Host, Interval, Run
+from kvmharness.model.run import CaseResult, Interval, Run
 from kvmharness.text import figure, printable
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
@@ -85,8 +85,9 @@ def count(value: float | None) -> str:
     return f"{value:.2f}" if value >= SHOWN_FROM else "0"
 
 
-def head(host: Host) -> Sequence[str]:
-    """Return the lines above the table: host, kernel, KVM, and whether it is nested."""
+def head(run: Run) -> Sequence[str]:
+    """Return the lines above the table: host, kernel, KVM, its clock, whether it is nested."""
+    host = run.host
     kvm = host.kvm.module or "kvm without a vendor module"
     tdp = [
         f"{name}={value}"
@@ -105,6 +106,8 @@ def head(host: Host) -> Sequence[str]:
         f"CR0.WP cure: {answers[bool(cure.value) if cure.value is not None else None]} "
         f"(by {cure.evidence})"
     )
+    if run.clock != "insn" and host.tsc_unstable:
+        lines.append(f"TSC: not to be trusted: {host.tsc_unstable}")
     if host.lab:
         lab = host.lab
         lines.append(
@@ -132,6 +135,24 @@ def _noisy(run: Run) -> list[str]:
     ]
 
 
+def _clock(run: Run) -> list[str]:
+    """Return a line for each reason why the figures may be no time."""
+    lines = []
+    if run.clock == "ticks":
+        lines.append("warning: KVM does not tell the TSC's frequency: figures are ticks, no time")
+    if run.clock != "insn" and run.host.tsc_unstable:
+        lines.append(
+            f"warning: {run.host.tsc_unstable}: figures of other times or machines are not to be "
+            "compared with these"
+        )
+    governor = run.host.cpu.governor
+    if run.clock != "insn" and governor not in (None, "performance"):
+        cpu = run.settings.cpu
+        where = "" if cpu is None else f" of CPU {cpu}"
+        lines.append(f"warning: the governor{where} is {governor}: figures follow the frequency")
+    return lines
+
+
 def remarks(run: Run) -> list[str]:
     """Return a line for everything that went other than planned."""
     lines = []
@@ -140,7 +161,7 @@ def remarks(run: Run) -> list[str]:
             reason = getattr(result, kind)
             if reason:
                 lines.append(f"{kind}: {result.name}: {reason}")
-    lines += _noisy(run)
+    lines += [*_clock(run), *_noisy(run)]
     skipped = [(case.skipped, case.name) for case in run.cases if case.skipped]
     lines += by_reason("skipped", skipped)
     if run.finished is None:
@@ -168,7 +189,7 @@ def by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
 
 def show(run: Run, out: Console) -> None:
     """Print a run: head, table, then a line for everything that went other than planned."""
-    for line in head(run.host):
+    for line in head(run):
         out.print(plain(line))
     columns = [
         (name, column.title)

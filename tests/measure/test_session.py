@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
-from kvmharness.errors import UsageError
+from kvmharness.analysis import differences
+from kvmharness.analysis.summary import summarise
+from kvmharness.errors import KvmError, UsageError
 from kvmharness.guest.state import Blob
 from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm, Measurement
+from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
+from kvmharness.measure.collect import Plan, collect
 from kvmharness.measure.session import Session
 from kvmharness.measure.take import calibrate, pinned
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import Settings
+from kvmharness.render import tables
+from tests.support.samples import made_up_run
 
 SETTINGS = Settings(
     vms=2,
@@ -30,7 +38,7 @@ SETTINGS = Settings(
 class _Clockwork:
     """A machine whose op takes exactly `ticks`: calibration is arithmetic, checked as such."""
 
-    tsc_khz = 1_000_000
+    tsc_khz: int | None = 1_000_000
 
     def __init__(self, ticks: float) -> None:
         self.ticks = ticks
@@ -52,6 +60,36 @@ def test_calibration_hits_the_target(ticks: float) -> None:
 def test_calibration_of_the_extremes_ends() -> None:
     assert calibrate(_Clockwork(0), 3.0) == MAX_ITERATIONS  # type: ignore[arg-type]
     assert calibrate(_Clockwork(1e9), 3.0) == 1  # type: ignore[arg-type]
+
+
+@pytest.mark.kvm
+@pytest.mark.parametrize("answer", [0, -errno.EIO])
+def test_without_a_frequency_figures_are_ticks(
+    system: System, monkeypatch: pytest.MonkeyPatch, answer: int
+) -> None:
+    real = raw.ioctl
+
+    def ioctl(fd: int, name: str, argument: object = 0, *, next_step: str = "") -> int:
+        if name != "KVM_GET_TSC_KHZ":
+            return real(fd, name, argument, next_step=next_step)
+        if answer < 0:
+            raise KvmError(name, -answer)
+        return answer
+
+    # KVM says 0, or EIO on an unstable TSC: no such host is at hand, so its answer is replaced.
+    monkeypatch.setattr(raw, "ioctl", ioctl)
+    settings = msgspec.structs.replace(SETTINGS, target_ms=1.0)
+    run = collect(system, Plan(select(["long64/cr0_read"]), settings, None), lambda *_: None)
+    (case,) = run.cases
+    assert case.failed is None
+    assert (run.clock, case.unit, case.tsc_khz, run.host.tsc_khz) == ("ticks", "ticks", None, None)
+    # As long as asked, by a clock of ours: without one a sample would be a single op.
+    assert (case.iterations or 0) > 10
+    summarise(run)
+    assert case.tsc is None
+    assert "no time" in " ".join(tables.remarks(run))
+    reason = differences.why_not([run], [made_up_run()])
+    assert reason == "another clock: ticks → tsc"
 
 
 def test_pin_to_a_cpu_that_is_not_there() -> None:

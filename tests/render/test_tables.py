@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -31,6 +32,20 @@ def test_a_lab_says_what_its_figures_are() -> None:
     run = made_up_lab_run()
     summarise(run)
     same_as_golden("lab.txt", rendered(run))
+
+
+def test_what_is_wrong_with_the_clock_is_in_head_and_warnings() -> None:
+    run = made_up_run()
+    run.host.tsc_unstable = "the kernel tells time by hpet, not by the TSC"
+    run.host.cpu.governor = "powersave"
+    run.settings = msgspec.structs.replace(run.settings, cpu=3)
+    text = rendered(run)
+    assert "TSC: not to be trusted: the kernel tells time by hpet" in text
+    assert "warning: the kernel tells time by hpet, not by the TSC: figures of" in text
+    assert "warning: the governor of CPU 3 is powersave: figures follow the frequency" in text
+    run = made_up_lab_run()  # it counts instructions, whatever the TSC does
+    run.host.tsc_unstable = "the kernel tells time by hpet, not by the TSC"
+    assert "hpet" not in rendered(run)
 
 
 def test_every_way_to_end_is_said() -> None:

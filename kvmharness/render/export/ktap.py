@@ -10,7 +10,7 @@ from kvmharness.text import printable
 
 def export(run: Run, name: str) -> bytes:
     """Return a result line a case, its figures as diagnostic lines before it."""
-    described = [f"run {name}", *(printable(line) for line in tables.head(run.host))]
+    described = [f"run {name}", *(printable(line) for line in tables.head(run))]
     lines = ["KTAP version 1", f"1..{len(run.cases)}", *(f"# {line}" for line in described)]
     for number, result in enumerate(run.cases, start=1):
         # A description ends at the first hash sign.

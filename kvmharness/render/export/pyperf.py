@@ -13,7 +13,11 @@ from kvmharness.text import printable
 
 VERSION = "1.0"
 # pyperf knows seconds, bytes and integers.
-UNITS: dict[Clock, tuple[str, float]] = {"tsc": ("second", 1e-9), "insn": ("integer", 1.0)}
+UNITS: dict[Clock, tuple[str, float]] = {
+    "tsc": ("second", 1e-9),
+    "ticks": ("integer", 1.0),
+    "insn": ("integer", 1.0),
+}
 
 
 def export(run: Run, name: str) -> bytes:
