@@ -74,8 +74,8 @@ def _exit_code(answers: set[Answer], bisect: bool) -> int:
     metavar="EXPR",
     multiple=True,
     required=True,
-    help="CASE [net] < NUMBER ns|insn|ticks, CASE class GLOB, or CASE COUNTER < NUMBER (per op). CASE "
-    "is a pattern; <=, > and >= work too.",
+    help="CASE [net] < NUMBER ns|insn|ticks, CASE class GLOB, or CASE COUNTER < NUMBER (per op). "
+    "CASE is a pattern; <=, > and >= work too.",
 )
 @click.option(
     "--bisect",
