@@ -173,6 +173,36 @@ class Btf:
         if at > len(types):
             raise BtfError("its last type is cut short")
 
+    def fits_base(self) -> bool:
+        """Tell whether the base is the one that this split BTF was written for.
+
+        Its types are named by places in the base's strings and in its own, counted on from where
+        the base's end: over another base most of these lie in the middle of a word.
+        """
+        offsets = [_RECORD_HEAD.unpack_from(self._types, at)[0] for at in self._at]
+        named = [self._is_a_start(offset) for offset in offsets if offset]
+        # A writer may let one name be the tail of another, but seldom does.
+        return sum(named) * 2 >= len(named)
+
+    def _is_a_start(self, offset: int) -> bool:
+        """Tell whether a string begins at this offset."""
+        if self._base and offset < self._first_name:
+            return self._base._is_a_start(offset)
+        at = offset - self._first_name
+        return at < len(self._strings) and (at == 0 or self._strings[at - 1] == 0)
+
+    def sizes(self) -> dict[str, int]:
+        """Return the size of each named struct, the base's left out."""
+        records = [_RECORD.unpack_from(self._types, at) for at in self._structs.values()]
+        return {self._name(name): size for name, _, size in records if name}
+
+    def own_struct(self, name: str) -> Struct | None:
+        """Return the first struct of that name, the base's left out."""
+        for offset in self._offsets(name):
+            if offset in self._structs:
+                return Struct(name, self._members(self._structs[offset]))
+        return None
+
     def _name(self, offset: int) -> str:
         if self._base and offset < self._first_name:
             return self._base._name(offset)
@@ -217,10 +247,8 @@ class Btf:
 
         A forward declaration is none.  Raises BtfError where a member's name or type is corrupt.
         """
-        for offset in self._offsets(name):
-            if offset in self._structs:
-                return Struct(name, self._members(self._structs[offset]))
-        return self._base.struct(name) if self._base else None
+        own = self.own_struct(name)
+        return own or (self._base.struct(name) if self._base else None)
 
     def function(self, name: str) -> bool:
         """Tell whether a function of that name is recorded, here or in the base.

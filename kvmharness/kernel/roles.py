@@ -3,7 +3,9 @@
 Two independent questions.  `role_layout`: is there one `mmu_role` (unified), are `cpu_role`
 and `root_role` apart (split), or has `cpu_role` moved to struct kvm_pagewalk (pagewalk)?
 `wp_cure`: does a toggle of CR0.WP keep the page-table root?
-Evidence in order of trust: types and functions in BTF, symbol names, the version.
+Evidence in order of trust: types and functions in BTF, symbol names, the version.  KVM's own
+object speaks before vmlinux, which may be another build's; where two contradict each other the
+answer is that nobody knows.
 """
 
 from __future__ import annotations
@@ -15,6 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness.kernel.btf import Btf, BtfError, has_string, is_split
+from kvmharness.kernel.versions import (
+    LAYOUT_SINCE,
+    Version,
+    cure_of_version,
+    layout_of_version,
+    version_of,
+)
 from kvmharness.model.run import Evidence, Finding, Roles
 
 if TYPE_CHECKING:
@@ -50,24 +59,15 @@ LAYOUTS = (
 )
 MEMBERS = ("mmu_role", "cpu_role", "root_role")
 
-# From which release on; seen in Debian's 7.2.13 and 7.3.4.  Nothing is said below 5.0.
-LAYOUT_SINCE = (((7, 3), "pagewalk"), ((5, 19), "split"), ((5, 0), "unified"))
-CURE_SINCE = (6, 4)
-# Stable series: the patch level that brought it.  For 5.15 it was refused.
-CURE_STABLE = {(6, 1): 29, (6, 2): 16, (6, 3): 3}
-
-
-class Version(NamedTuple):
-    """A kernel's version; `patch` is None where the release does not tell it."""
-
-    major: int
-    minor: int
-    patch: int | None
-    text: str
+# Why vmlinux's BTF is left alone.
+OF_ANOTHER = " (kvm.ko's BTF is of another build than this vmlinux, whose types say nothing of it)"
 
 
 class Facts(NamedTuple):
-    """What evidence there is; None where a kind of it is missing."""
+    """What evidence there is; None where a kind of it is missing.
+
+    `types` says whose the types are, `foreign` that KVM's module and vmlinux are of two builds.
+    """
 
     mmu: frozenset[str] | None = None
     pagewalk: frozenset[str] | None = None
@@ -75,25 +75,8 @@ class Facts(NamedTuple):
     symbols: frozenset[str] | None = None
     version: Version | None = None
     note: str = ""
-
-
-def version_of(release: str | None, build: str | None) -> Version | None:
-    """Return the upstream version of a kernel from `uname -r` and its banner.
-
-    Debian and Ubuntu hide the patch level in the release (6.1.0-56-amd64 is 6.1.192) and tell
-    it in the banner or the version signature.  Red Hat's numbers say nothing of what was
-    backported: None.
-    """
-    match = re.match(r"(\d{1,4})\.(\d{1,4})(?:\.(\d{1,5}))?(-\d)?", release or "")
-    if match is None or re.search(r"\.el\d", release or ""):
-        return None
-    major, minor = int(match[1]), int(match[2])
-    patch = None if match[4] and match[3] == "0" else int(match[3] or 0)
-    told = re.search(r"(?:Debian|Ubuntu \d\S*) (\d{1,4})\.(\d{1,4})\.(\d{1,5})", build or "")
-    if told and (int(told[1]), int(told[2])) == (major, minor):
-        patch = int(told[3])
-    text = f"{major}.{minor}" + ("" if patch is None else f".{patch}")
-    return Version(major, minor, patch, text)
+    types: str = "BTF"
+    foreign: bool = False
 
 
 def layout_of_members(mmu: Iterable[str], pagewalk: Iterable[str]) -> str | None:
@@ -116,16 +99,14 @@ def layout_of_symbols(symbols: Iterable[str], version: Version | None) -> str | 
     return found
 
 
-def layout_of_version(version: Version) -> str | None:
-    """Return the layout of that release."""
-    return next((layout for since, layout in LAYOUT_SINCE if version[:2] >= since), None)
-
-
-def cure_of_version(version: Version) -> bool | None:
-    """Tell whether that release has the cure; None where its unknown patch level decides."""
-    if version[:2] in CURE_STABLE:
-        return None if version.patch is None else version.patch >= CURE_STABLE[version[:2]]
-    return version[:2] >= CURE_SINCE
+def layouts_of_symbols(symbols: Iterable[str]) -> frozenset[str]:
+    """Return every layout that these functions could belong to; all where none of them tells."""
+    may_be = frozenset(name for name, _, _ in LAYOUTS)
+    for name in set(symbols) & set(LAYOUT_SYMBOLS):
+        # kvm_calc_cpu_role is in both newer ones.
+        told = {LAYOUT_SYMBOLS[name]}
+        may_be &= told | {"pagewalk"} if "split" in told else told
+    return may_be
 
 
 def cure_of_names(names: frozenset[str] | None) -> bool | None:
@@ -139,6 +120,10 @@ def decide_layout(facts: Facts) -> Finding:
     """Answer `role_layout` from the most trusted evidence that can tell."""
     if facts.mmu is not None:
         layout = layout_of_members(facts.mmu, facts.pagewalk or ())
+        may_be = layouts_of_symbols(facts.symbols or ())
+        if layout is not None and layout not in may_be:
+            said = " or ".join(sorted(may_be)) or "two layouts at once"
+            return _unknown(f"{facts.types} says {layout}, KVM's functions say {said}{facts.note}")
         if layout is not None:
             has = " and ".join(name for name in MEMBERS if name in facts.mmu)
             also = ", struct kvm_pagewalk cpu_role" if layout == "pagewalk" else ""
@@ -153,6 +138,10 @@ def decide_layout(facts: Facts) -> Finding:
     return Finding(None, None, f"no types, symbols or version that tell{facts.note}")
 
 
+def _unknown(conflict: str) -> Finding:
+    return Finding(None, None, conflict)
+
+
 def decide_cure(facts: Facts) -> Finding:
     """Answer `wp_cure` from the most trusted evidence that can tell.
 
@@ -164,6 +153,8 @@ def decide_cure(facts: Facts) -> Finding:
         ("btf", cure_of_names(facts.functions), "BTF"),
     )
     by_version = cure_of_version(facts.version) if facts.version else None
+    if rows[0][1] and rows[1][1] is False:
+        return _unknown(f"BTF says that {CURE} is there, KVM's symbols say that it is not")
     for evidence, value, where in rows:
         if value:
             return Finding(True, evidence, f"function {CURE} is in {where}{facts.note}")
@@ -206,6 +197,13 @@ def _members(btfs: list[Btf], struct: str) -> frozenset[str] | None:
     return None if full is None else frozenset(member.name for member in full.members)
 
 
+def _is_distilled_of(base: Btf, vmlinux: Btf) -> bool:
+    """Tell whether the base that a module carries tells of vmlinux's structs, by their sizes."""
+    sizes, known = base.sizes(), vmlinux.sizes()
+    alike = [known.get(name) == size for name, size in sizes.items()]
+    return sum(alike) * 2 >= len(alike)
+
+
 def _btf_facts(kernel: KernelFile) -> Facts:
     """Gather from BTF; corrupt BTF is noted, and leaves the question to other evidence."""
     own, vmlinux = kernel.module_btf, kernel.vmlinux_btf
@@ -214,15 +212,27 @@ def _btf_facts(kernel: KernelFile) -> Facts:
         if own is not None and not is_split(own):
             btfs = [Btf.parse(own), *btfs]
         elif own is not None and kernel.module_base_btf is not None:
-            btfs = [Btf.parse(own, Btf.parse(kernel.module_base_btf)), *btfs]
+            base = Btf.parse(kernel.module_base_btf)
+            if btfs and not _is_distilled_of(base, btfs[0]):
+                return _own_strings(own)._replace(note=OF_ANOTHER, foreign=True)
+            btfs = [Btf.parse(own, base), *btfs]
         elif own is not None and not btfs:
             return _own_strings(own)
         elif own is not None:
-            btfs = [Btf.parse(own, btfs[0])]
+            split = Btf.parse(own, btfs[0])
+            if not split.fits_base():
+                return _own_strings(own)._replace(note=OF_ANOTHER, foreign=True)
+            btfs = [split]
         if not btfs:
             return Facts()
         names = (name for name in SIBLINGS | {CURE} if any(btf.function(name) for btf in btfs))
-        return Facts(_members(btfs, "kvm_mmu"), _members(btfs, "kvm_pagewalk"), frozenset(names))
+        of_module = own is not None and btfs[0].own_struct("kvm_mmu") is not None
+        return Facts(
+            _members(btfs, "kvm_mmu"),
+            _members(btfs, "kvm_pagewalk"),
+            frozenset(names),
+            types="kvm.ko's BTF" if of_module else "vmlinux's BTF",
+        )
     except BtfError as error:
         return Facts(note=f" (BTF is of no use: {error})")
 
@@ -234,7 +244,8 @@ def roles_of(kernel: KernelFile) -> Roles:
         # Compilers mark what they changed by a suffix, as in kvm_calc_cpu_role.isra.0.
         names = frozenset(name.partition(".")[0] for name in kernel.symbols)
         facts = facts._replace(symbols=names & SYMBOLS)
-    facts = facts._replace(version=version_of(kernel.release, kernel.build))
+    if not facts.foreign:  # whose version would it be
+        facts = facts._replace(version=version_of(kernel.release, kernel.build))
     return Roles(decide_layout(facts), decide_cure(facts))
 
 

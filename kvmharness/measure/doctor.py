@@ -74,14 +74,11 @@ def describe(found: Roles) -> list[str]:
 
 
 def _answer(finding: Finding) -> str:
-    answers = {True: "yes", False: "no", None: "unknown"}
-    value = finding.value if isinstance(finding.value, str) else answers[finding.value]
-    evidence = (
-        f" (by {finding.evidence}: {finding.detail})"
-        if finding.evidence
-        else (f" ({finding.detail})")
-    )
-    return f"{value}{evidence}"
+    if finding.value is None:
+        return f"unknown: {finding.detail}"
+    words = {True: "yes", False: "no"}
+    value = finding.value if isinstance(finding.value, str) else words[finding.value]
+    return f"{value} (by {finding.evidence}: {finding.detail})"
 
 
 def _roles(record: Host) -> Iterator[Check]:

@@ -12,7 +12,7 @@ from kvmharness.analysis import stats
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.run import CaseResult, Interval, Run
+from kvmharness.model.run import CaseResult, Finding, Interval, Run
 from kvmharness.text import figure, printable
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
@@ -85,6 +85,14 @@ def count(value: float | None) -> str:
     return f"{value:.2f}" if value >= SHOWN_FROM else "0"
 
 
+def _told(finding: Finding) -> str:
+    if finding.value is None:
+        return f"unknown: {finding.detail}"
+    words = {True: "present", False: "absent"}
+    value = finding.value if isinstance(finding.value, str) else words[finding.value]
+    return f"{value} (by {finding.evidence})"
+
+
 def head(run: Run) -> Sequence[str]:
     """Return the lines above the table: host, kernel, KVM, its clock, whether it is nested."""
     host = run.host
@@ -100,12 +108,7 @@ def head(run: Run) -> Sequence[str]:
         f"{host.cpu.model_name or 'unknown CPU'} x {host.cpu.online}",
     ]
     layout, cure = host.kvm.role_layout, host.kvm.wp_cure
-    answers = {True: "present", False: "absent", None: "unknown"}
-    lines.append(
-        f"MMU role layout: {layout.value or 'unknown'} (by {layout.evidence}); "
-        f"CR0.WP cure: {answers[bool(cure.value) if cure.value is not None else None]} "
-        f"(by {cure.evidence})"
-    )
+    lines.append(f"MMU role layout: {_told(layout)}; CR0.WP cure: {_told(cure)}")
     if run.clock != "insn" and host.tsc_unstable:
         lines.append(f"TSC: not to be trusted: {host.tsc_unstable}")
     if host.lab:

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.kernel import roles
+from kvmharness.kernel import roles, versions
 from kvmharness.kernel.image import KernelFile
-from kvmharness.kernel.roles import CURE, SIBLINGS, Facts, Version
+from kvmharness.kernel.roles import CURE, SIBLINGS, Facts
+from kvmharness.kernel.versions import Version
 from tests.kernel.test_btf import Writer, role_btf
 
 V5_10 = Version(5, 10, 218, "5.10.218")
@@ -37,14 +38,14 @@ def names(*members: str) -> frozenset[str]:
     ],
 )
 def test_version(release: str, build: str | None, major: int, minor: int, patch: int) -> None:
-    version = roles.version_of(release, build)
+    version = versions.version_of(release, build)
     assert version is not None
     assert version[:3] == (major, minor, patch)
 
 
 @pytest.mark.parametrize("release", [None, "", "linux", "5.14.0-427.13.1.el9_4.x86_64"])
 def test_version_that_says_nothing(release: str | None) -> None:
-    assert roles.version_of(release, "Debian 6.1.20-1") is None
+    assert versions.version_of(release, "Debian 6.1.20-1") is None
 
 
 @pytest.mark.parametrize(
@@ -68,8 +69,8 @@ def test_version_that_says_nothing(release: str | None) -> None:
     ],
 )
 def test_by_version(version: Version, layout: str | None, cure: bool | None) -> None:
-    assert roles.layout_of_version(version) == layout
-    assert roles.cure_of_version(version) is cure
+    assert versions.layout_of_version(version) == layout
+    assert versions.cure_of_version(version) is cure
 
 
 @pytest.mark.parametrize(
@@ -78,11 +79,23 @@ def test_by_version(version: Version, layout: str | None, cure: bool | None) -> 
         (Facts(mmu=names("mmu_role", "root")), "unified", "btf"),
         (Facts(mmu=names("cpu_role", "root_role")), "split", "btf"),
         (Facts(mmu=names("root_role", "w"), pagewalk=names("cpu_role")), "pagewalk", "btf"),
-        # Types win over symbols and version.
+        # Types win over the version, and over symbols that do not contradict them.
+        (Facts(mmu=names("mmu_role"), symbols=SIBLINGS, version=V7_3), "unified", "btf"),
+        (
+            Facts(names("root_role"), names("cpu_role"), symbols=names("kvm_calc_cpu_role")),
+            "pagewalk",
+            "btf",
+        ),
+        # Types of one object and functions of another.
         (
             Facts(mmu=names("mmu_role"), symbols=names("kvm_calc_cpu_role"), version=V7_3),
-            "unified",
-            "btf",
+            None,
+            None,
+        ),
+        (
+            Facts(names("cpu_role", "root_role"), symbols=names("kvm_calc_mmu_role_ext")),
+            None,
+            None,
         ),
         # A struct that fits none leaves it to the next evidence.
         (Facts(mmu=names("w"), version=V7_3), "pagewalk", "version"),
@@ -108,7 +121,11 @@ def test_layout(facts: Facts, value: str | None, evidence: str | None) -> None:
     ("facts", "value", "evidence"),
     [
         (Facts(functions=names(CURE)), True, "btf"),
-        (Facts(functions=CURED, symbols=SIBLINGS), True, "btf"),
+        (Facts(functions=CURED, symbols=CURED), True, "btf"),
+        (Facts(functions=CURED), True, "btf"),
+        (Facts(functions=CURED, symbols=names()), True, "btf"),
+        # Seen in one object, and not in the other.
+        (Facts(functions=CURED, symbols=SIBLINGS), None, None),
         # Left out of BTF, but there.
         (Facts(functions=SIBLINGS, symbols=CURED), True, "kallsyms"),
         (Facts(functions=SIBLINGS, symbols=SIBLINGS, version=V5_10), False, "kallsyms"),
@@ -199,6 +216,54 @@ def test_module_with_a_base_of_its_own() -> None:
     )
     found = roles.roles_of(kernel)
     assert (found.role_layout.value, found.wp_cure.value) == ("split", True)
+
+
+def test_a_module_of_another_kernel_is_not_told_by_vmlinux() -> None:
+    """As a 5.10 kvm.ko, which has no BTF, in a package of 6.1."""
+    kernel = KernelFile(
+        "x",
+        release="6.1.0-56-amd64",
+        vmlinux_btf=role_btf("cpu_role", "root_role"),
+        symbols=SIBLINGS | {"kvm_calc_mmu_role_common"},
+    )
+    layout = roles.roles_of(kernel).role_layout
+    assert (layout.value, layout.evidence) == (None, None)
+    assert layout.detail == "vmlinux's BTF says split, KVM's functions say unified"
+
+
+def test_split_btf_over_a_base_that_is_not_its_own_is_no_evidence() -> None:
+    base = Writer()
+    for number in range(40):
+        base.structure(f"of_another_build_{number}")
+    split = Writer(names_from=len(base.strings), ids_from=base.next_id)
+    split.function(CURE)
+    split.function("kvm_mmu_load")
+    kernel = KernelFile(
+        "x",
+        release="6.12.1",
+        vmlinux_btf=role_btf("cpu_role", "root_role"),
+        module_btf=split.data(),
+    )
+    layout = roles.roles_of(kernel).role_layout
+    assert (layout.value, layout.evidence) == (None, None)
+    assert "of another build than this vmlinux" in layout.detail
+    # What the module's own functions say is its own.
+    told = roles.roles_of(kernel._replace(symbols=CURED | {"kvm_calc_mmu_role_common"}))
+    assert (told.role_layout.value, told.role_layout.evidence) == ("unified", "kallsyms")
+    assert told.wp_cure.value is True
+
+
+def test_a_base_of_its_own_that_is_not_of_this_vmlinux_is_no_evidence() -> None:
+    base, other = Writer(), Writer()
+    for number in range(9):
+        base.structure(f"of_another_build_{number}")
+        other.structure(f"of_this_build_{number}")
+    split = Writer(names_from=len(base.strings), ids_from=base.next_id)
+    split.function(CURE)
+    kernel = KernelFile(
+        "x", vmlinux_btf=other.data(), module_btf=split.data(), module_base_btf=base.data()
+    )
+    assert "of another build" in roles.roles_of(kernel).role_layout.detail
 
 
 def test_running_kernel() -> None:
