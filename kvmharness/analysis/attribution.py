@@ -1,0 +1,269 @@
+"""Charge every instruction of a trace to the function that ran it, by call path; pure.
+
+A trace is followed block by block.  Where one was seen before in the same stack, what it does
+to the stack and what it costs are known: a trace of millions of blocks has thousands of such
+states, and following it is a look-up each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from kvmharness.analysis.calltree import (
+    GUEST,
+    OTHERS,
+    VCPU,
+    Frame,
+    Node,
+    Stacks,
+)
+from kvmharness.analysis.opcodes import End, Flow, end_of, may_fault
+from kvmharness.analysis.symbols import Function, Symbols
+from kvmharness.analysis.tracefile import (
+    BEGUN_SHIFT,
+    COUNT_MASK,
+    FIRST_SHIFT,
+    KIND_SHIFT,
+    NUMBER_MASK,
+    Block,
+    Kind,
+    Stretch,
+)
+
+LEAVES = frozenset({Flow.INTERRUPT_RETURN, Flow.SYSCALL_RETURN})
+# Where the CPU enters the kernel by itself.
+ENTRY = "asm_"
+STUBS = frozenset({"irq_entries_start", "spurious_entries_start"})
+# Exceptions that are taken after the instruction, or come from elsewhere.
+NO_FAULT = frozenset(
+    f"asm_exc_{name}" for name in ("debug", "int3", "nmi", "overflow", "machine_check")
+)
+
+
+class Code:
+    """A block's instructions: their addresses, and what the flow of control is behind them."""
+
+    def __init__(self, block: Block) -> None:
+        self.addresses = [block.start]
+        for size in block.sizes:
+            self.addresses.append(self.addresses[-1] + size)
+        self._block = block
+
+    def __len__(self) -> int:
+        return len(self._block.sizes)
+
+    def instruction(self, index: int) -> bytes:
+        """Return an instruction's bytes."""
+        start = self._block.start
+        return self._block.code[self.addresses[index] - start : self.addresses[index + 1] - start]
+
+    @cached_property
+    def end(self) -> End:
+        """What the last instruction does."""
+        return end_of(self.instruction(len(self) - 1), self.addresses[-1])
+
+
+@dataclass(eq=False, slots=True)
+class _State:
+    """What was just run, in which stack (`frame`, after it), and how often so far.
+
+    `charges` are instructions by node for each visit, the interrupted ones of the state before
+    taken off; `entered` is the function that was called to come here.
+    """
+
+    frame: Frame
+    guest: bool
+    code: Code | None = None
+    stop: int = 0
+    charges: list[tuple[Node, int]] = field(default_factory=list)
+    entered: Node | None = None
+    visits: int = 0
+    next: dict[int, _State] = field(default_factory=dict)
+
+    @property
+    def whole(self) -> bool:
+        """Whether the block was begun to its last instruction."""
+        return self.code is not None and self.stop == len(self.code)
+
+    @property
+    def may_have_faulted(self) -> bool:
+        """Whether the last instruction begun may be one that was not carried out."""
+        if self.code is None:
+            return False
+        return not self.whole or may_fault(self.code.instruction(self.stop - 1))
+
+
+class Attribution:
+    """The call tree of the stretches that were added; `top` has the roots below it.
+
+    `begun` counts instructions, `undone` those of them that an exit or a fault interrupted and
+    that were no instructions to the CPU's clock: `total` is what the clock counted.
+    """
+
+    def __init__(self, blocks: dict[int, Block], symbols: Symbols) -> None:
+        self.top = Node("")
+        self.begun = self.undone = 0
+        self._blocks = blocks
+        self._symbols = symbols
+        self._stacks = Stacks(symbols, self.top)
+        self._codes: dict[int, Code] = {}
+        self._states: dict[tuple[int, int, int, int, bool], _State] = {}
+        self._guest = self.top.child(GUEST)
+
+    @property
+    def total(self) -> int:
+        """Instructions of all stretches, as the CPU's clock counted them."""
+        return self.begun - self.undone
+
+    @property
+    def unmatched(self) -> int:
+        """Returns, of distinct kinds, to where nobody had called from."""
+        return self._stacks.unmatched
+
+    def add(self, stretch: Stretch) -> int:
+        """Follow what ran in a stretch; return how many instructions it took."""
+        before = self.total
+        state = _State(self._stacks.empty(VCPU), False)
+        parked: dict[int, Frame] = {}
+        thread = 0
+        words = iter(stretch.words.tolist())
+        for word in words:
+            following = state.next.get(word)
+            if following is None:
+                kind = word >> KIND_SHIFT
+                if kind == Kind.LEAVE:
+                    thread = next(words)
+                    continue
+                if kind == Kind.RESUME:
+                    parked[thread] = state.frame
+                    thread = next(words)
+                    state = _State(parked.get(thread) or self._stacks.empty(OTHERS), False)
+                    continue
+                following = state.next[word] = self._follow(state, word)
+            following.visits += 1
+            state = following
+        self._charge()
+        return self.total - before
+
+    def settle(self) -> None:
+        """Put the functions that were running when a stretch began below their callers.
+
+        To be called once, after the last stretch was added.
+        """
+        self._stacks.settle()
+
+    def _charge(self) -> None:
+        """Charge what was visited since the last time."""
+        for state in self._states.values():
+            for node, count in state.charges:
+                node.own += count * state.visits
+                if count < 0:
+                    self.undone -= count * state.visits
+                else:
+                    self.begun += count * state.visits
+            if state.entered is not None:
+                state.entered.calls += state.visits
+            state.visits = 0
+
+    def _code(self, number: int) -> Code:
+        found = self._codes.get(number)
+        if found is None:
+            found = self._codes[number] = Code(self._blocks[number])
+        return found
+
+    def _follow(self, state: _State, word: int) -> _State:
+        """Return the state that an event leads to."""
+        guest = word >> KIND_SHIFT == Kind.L2
+        address = self._code(word & NUMBER_MASK).addresses[word >> FIRST_SHIFT & COUNT_MASK]
+        interrupted: Node | None = None
+        entered: Node | None = None
+        frame = state.frame
+        if state.guest:
+            if self._guest_faulted(state, guest, address):
+                interrupted = self._guest
+            if not guest:
+                frame = self._stacks.place(frame, address)
+        elif not guest:
+            frame, faulted = self._went(state, address)
+            interrupted = state.charges[0][0] if faulted else None
+            entered = self._entered(state, frame)
+        key = (id(frame), word, id(interrupted), id(entered), guest)
+        found = self._states.get(key)
+        if found is None:
+            found = self._states[key] = self._make(frame, word, guest)
+            found.entered = entered
+            if interrupted is not None:
+                found.charges.append((interrupted, -1))
+        return found
+
+    def _guest_faulted(self, state: _State, guest: bool, address: int) -> bool:
+        """Tell whether the guest's last instruction was interrupted, by an exit or a fault."""
+        if not guest:
+            return state.may_have_faulted
+        return (
+            state.code is not None
+            and not state.whole
+            and address != state.code.addresses[state.stop]
+        )
+
+    def _entered(self, state: _State, frame: Frame) -> Node | None:
+        """Return the node that the way from a state to a frame called, if it called one."""
+        flow = state.code.end.flow if state.whole and state.code is not None else Flow.ON
+        path = state.frame.node.path
+        if flow in LEAVES or frame.node in path:
+            return None
+        # A return calls only where it stands in for a jump, never a thread's first function.
+        jumps = frame.node.parent in path and len(frame.node.path) > 2
+        return frame.node if flow is not Flow.RETURN or jumps else None
+
+    def _went(self, state: _State, address: int) -> tuple[Frame, bool]:
+        """Return the stack after a state in the kernel, and whether a fault led to it."""
+        stacks, frame, code = self._stacks, state.frame, state.code
+        if code is None:
+            return stacks.place(frame, address), False
+        end = code.end if state.whole else End(Flow.ON)
+        entry = self._entry(state, end, address)
+        if entry is not None:
+            fault = entry.name.startswith("asm_exc_") and entry.name not in NO_FAULT
+            return stacks.interrupt(frame, entry), fault and state.may_have_faulted
+        match end.flow:
+            case Flow.CALL:
+                frame = stacks.call(frame, address, code.addresses[-1])
+            case Flow.RETURN:
+                frame = stacks.returned(frame, address)
+            case Flow.INTERRUPT_RETURN:
+                frame = stacks.interrupt_returned(frame, address)
+            case Flow.SYSCALL:
+                frame = stacks.system_call(frame, address)
+            case Flow.SYSCALL_RETURN:
+                frame = stacks.user(frame)
+        return stacks.place(frame, address), False
+
+    def _entry(self, state: _State, end: End, address: int) -> Function | None:
+        """Return the entry that the CPU went to by itself, None if the code led there."""
+        function = self._symbols.at(address)
+        if function is None or end.target == address or state.code is None:
+            return None
+        if end.flow is Flow.ON and address == state.code.addresses[state.stop]:
+            return None
+        if function.name in STUBS:
+            was = self._symbols.at(state.code.addresses[0])
+            return function if was is not function else None
+        starts = function.name.startswith(ENTRY) and function.start == address
+        return function if starts else None
+
+    def _make(self, frame: Frame, word: int, guest: bool) -> _State:
+        """Make the state of a block, charging each of its instructions."""
+        code = self._code(word & NUMBER_MASK)
+        first, begun = word >> FIRST_SHIFT & COUNT_MASK, word >> BEGUN_SHIFT & COUNT_MASK
+        state = _State(frame, guest, code, first + begun)
+        if guest:
+            state.charges.append((self._guest, begun))
+            return state
+        counts: dict[Node, int] = {}
+        for address in code.addresses[first : first + begun]:
+            state.frame = self._stacks.place(state.frame, address)
+            counts[state.frame.node] = counts.get(state.frame.node, 0) + 1
+        state.charges += counts.items()
+        return state

@@ -1,0 +1,155 @@
+"""The file that the lab's plugin writes (lab/trace.c): blocks of code, and which of them ran."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvmharness.errors import UsageError
+
+Words = NDArray[np.uint64]
+
+HEADER = int.from_bytes(b"KVMHTRC1", "little")
+END = int.from_bytes(b"KVMHEND1", "little")
+TRAILER = 4
+WORD = 8
+# Of a word that is an event.
+KIND_SHIFT, FIRST_SHIFT, BEGUN_SHIFT = 56, 44, 32
+NUMBER_MASK, COUNT_MASK = 0xFFFFFFFF, 0xFFF
+
+
+class Kind(IntEnum):
+    """What an event is; a word with a thread's name follows LEAVE and RESUME."""
+
+    L1 = 0
+    L2 = 1
+    STAMP = 2
+    LEAVE = 3
+    RESUME = 4
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of instructions: its address, the size of each, and their bytes."""
+
+    start: int
+    sizes: bytes
+    code: bytes
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What ran from one RDTSC of L2, numbered `stamp` since power-on, to the next: events."""
+
+    stamp: int
+    words: Words
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Stretches in the order of time, and the blocks that they name; `stamps` were seen."""
+
+    blocks: dict[int, Block]
+    stretches: list[Stretch]
+    stamps: int
+
+
+def event(kind: int, number: int, begun: int = 0, first: int = 0) -> int:
+    """Return the word of an event."""
+    return kind << KIND_SHIFT | first << FIRST_SHIFT | begun << BEGUN_SHIFT | number
+
+
+class _Broken(Exception):
+    """This is no trace; the message says why."""
+
+
+def _blocks(words: Words, count: int) -> Iterator[tuple[int, Block]]:
+    """Yield number and block, `count` times."""
+    raw = words.tobytes()
+    at = 0
+    for _ in range(count):
+        if at + 2 > len(words):
+            raise _Broken("a block is missing")
+        start, sizes = int(words[at]), int(words[at + 1])
+        insns, size = sizes >> 32 & 0xFFFF, sizes >> 48
+        begin = (at + 2) * WORD
+        data = raw[begin : begin + insns + size]
+        if not insns or len(data) != insns + size or sum(data[:insns]) != size:
+            raise _Broken("a block contradicts itself")
+        yield sizes & NUMBER_MASK, Block(start, data[:insns], data[insns:])
+        at += 2 + -(-(insns + size) // WORD)
+    if at != len(words):
+        raise _Broken("something is left over after the blocks")
+
+
+def _stretches(events: Words) -> Iterator[Stretch]:
+    """Cut the events at the stamps; what lies between two that do not follow is no stretch."""
+    kinds = events >> np.uint64(KIND_SHIFT)
+    # A thread's name is an address in the kernel's half, whose top byte is that of no event.
+    stamps = np.flatnonzero(kinds == Kind.STAMP)
+    if len(stamps) and stamps[0] != 0:
+        raise _Broken("it does not begin with a stamp")
+    numbers = events[stamps] & np.uint64(NUMBER_MASK)
+    for at, end, number, following in zip(stamps, stamps[1:], numbers, numbers[1:], strict=False):
+        if following == number + 1:
+            yield Stretch(int(number), events[at + 1 : end])
+        elif end != at + 1:
+            raise _Broken("something ran where nothing was recorded")
+    if len(events) and stamps.size and stamps[-1] != len(events) - 1:
+        raise _Broken("its last stretch has no end")
+
+
+def _check(events: Words, blocks: dict[int, Block]) -> None:
+    """Check all events at once: known kinds, known blocks, no more begun than there is."""
+    kinds = events >> np.uint64(KIND_SHIFT)
+    named = np.flatnonzero((kinds == Kind.LEAVE) | (kinds == Kind.RESUME)) + 1
+    if named.size and (named[-1] >= len(events) or (kinds[named] < 0xFF).any()):
+        raise _Broken("a switch between threads names none")
+    ran = events[kinds <= Kind.L2]
+    plain = np.delete(kinds, named)
+    if (plain > Kind.RESUME).any():
+        raise _Broken("an event of no known kind")
+    distinct = np.unique(ran).tolist()
+    for word in distinct:
+        block = blocks.get(word & NUMBER_MASK)
+        first, begun = word >> FIRST_SHIFT & COUNT_MASK, word >> BEGUN_SHIFT & COUNT_MASK
+        if block is None or not begun or first + begun > len(block.sizes):
+            raise _Broken("an event of a block that is not there, or not so long")
+
+
+def parse(data: bytes) -> Trace:
+    """Read a trace from the file's bytes.  Raises ValueError for anything that is not one."""
+    try:
+        return _parse(data)
+    except _Broken as error:
+        raise ValueError(str(error)) from None
+
+
+def _parse(data: bytes) -> Trace:
+    if len(data) % WORD or len(data) < (1 + TRAILER) * WORD:
+        raise _Broken("cut short")
+    words = np.frombuffer(data, dtype="<u8")
+    end, before, count, stamps = (int(word) for word in words[-TRAILER:])
+    if words[0] != HEADER or end != END or not 1 <= before <= len(words) - TRAILER:
+        raise _Broken("no header or no end")
+    blocks = dict(_blocks(words[before:-TRAILER], count))
+    if len(blocks) != count:
+        raise _Broken("a block comes twice")
+    events = words[1:before]
+    _check(events, blocks)
+    return Trace(blocks, list(_stretches(events)), stamps)
+
+
+def read(path: Path) -> Trace:
+    """Read a trace file.  Raises UsageError for anything that is not one."""
+    try:
+        return parse(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; trace again") from None
+    except ValueError as error:
+        raise UsageError(f"read {path}: not a trace: {error}; trace again") from None
