@@ -16,7 +16,7 @@ Words = NDArray[np.uint64]
 
 HEADER = int.from_bytes(b"KVMHTRC1", "little")
 END = int.from_bytes(b"KVMHEND1", "little")
-TRAILER = 4
+TRAILER = 3
 WORD = 8
 # Of a word that is an event.
 KIND_SHIFT, FIRST_SHIFT, BEGUN_SHIFT = 56, 44, 32
@@ -28,9 +28,10 @@ class Kind(IntEnum):
 
     L1 = 0
     L2 = 1
-    STAMP = 2
-    LEAVE = 3
-    RESUME = 4
+    BEGIN = 2
+    END = 3
+    LEAVE = 4
+    RESUME = 5
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What ran from one RDTSC of L2, numbered `stamp` since power-on, to the next: events."""
+    """What ran in a sample that was asked for under `label`: events."""
 
-    stamp: int
+    label: int
     words: Words
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Stretches in the order of time, and the blocks that they name; `stamps` were seen."""
+    """The samples in the order of time, and the blocks that they name."""
 
     blocks: dict[int, Block]
-    stretches: list[Stretch]
-    stamps: int
+    samples: list[Stretch]
 
 
 def event(kind: int, number: int, begun: int = 0, first: int = 0) -> int:
@@ -87,21 +87,18 @@ def _blocks(words: Words, count: int) -> Iterator[tuple[int, Block]]:
         raise _Broken("something is left over after the blocks")
 
 
-def _stretches(events: Words) -> Iterator[Stretch]:
-    """Cut the events at the stamps; what lies between two that do not follow is no stretch."""
-    kinds = events >> np.uint64(KIND_SHIFT)
+def _samples(events: Words) -> Iterator[Stretch]:
+    """Cut the events at the samples' begins and ends."""
     # A thread's name is an address in the kernel's half, whose top byte is that of no event.
-    stamps = np.flatnonzero(kinds == Kind.STAMP)
-    if len(stamps) and stamps[0] != 0:
-        raise _Broken("it does not begin with a stamp")
-    numbers = events[stamps] & np.uint64(NUMBER_MASK)
-    for at, end, number, following in zip(stamps, stamps[1:], numbers, numbers[1:], strict=False):
-        if following == number + 1:
-            yield Stretch(int(number), events[at + 1 : end])
-        elif end != at + 1:
-            raise _Broken("something ran where nothing was recorded")
-    if len(events) and stamps.size and stamps[-1] != len(events) - 1:
-        raise _Broken("its last stretch has no end")
+    kinds = events >> np.uint64(KIND_SHIFT)
+    begins, ends = np.flatnonzero(kinds == Kind.BEGIN), np.flatnonzero(kinds == Kind.END)
+    if len(begins) != len(ends) or (begins > ends).any() or (begins[1:] != ends[:-1] + 1).any():
+        raise _Broken("a sample without begin or end")
+    outside = [begins[0] if len(begins) else len(events), len(events) - 1 - ends[-1] if len(ends) else 0]
+    if any(outside):
+        raise _Broken("something ran outside of samples")
+    for begin, end in zip(begins, ends, strict=True):
+        yield Stretch(int(events[begin]) & NUMBER_MASK, events[begin + 1 : end])
 
 
 def _check(events: Words, blocks: dict[int, Block]) -> None:
@@ -134,7 +131,7 @@ def _parse(data: bytes) -> Trace:
     if len(data) % WORD or len(data) < (1 + TRAILER) * WORD:
         raise _Broken("cut short")
     words = np.frombuffer(data, dtype="<u8")
-    end, before, count, stamps = (int(word) for word in words[-TRAILER:])
+    end, before, count = (int(word) for word in words[-TRAILER:])
     if words[0] != HEADER or end != END or not 1 <= before <= len(words) - TRAILER:
         raise _Broken("no header or no end")
     blocks = dict(_blocks(words[before:-TRAILER], count))
@@ -142,7 +139,7 @@ def _parse(data: bytes) -> Trace:
         raise _Broken("a block comes twice")
     events = words[1:before]
     _check(events, blocks)
-    return Trace(blocks, list(_stretches(events)), stamps)
+    return Trace(blocks, list(_samples(events)))
 
 
 def read(path: Path) -> Trace:

@@ -62,6 +62,7 @@ FUNCTIONS = """
 int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns);
 int kvmh_ioctl(int fd, unsigned long request, uintptr_t argument);
 void kvmh_cpuid(uint32_t leaf, uint32_t registers[4]);
+void kvmh_trace_next(uint32_t label);
 """
 
 # The header's macros for the requests that raw.py builds on its own: held against each

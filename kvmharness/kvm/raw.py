@@ -16,7 +16,7 @@ from ioctl_opt import IO, IOC, IOC_READ, IOC_WRITE
 from kvmharness.errors import KvmError
 from kvmharness.kvm._core import ffi, lib
 
-__all__ = ["CPUID_ENTRIES", "REQUESTS", "cpuid", "ffi", "ioctl", "lib", "new", "run"]
+__all__ = ["CPUID_ENTRIES", "REQUESTS", "cpuid", "ffi", "ioctl", "lib", "new", "run", "trace_next"]
 
 NONE = 0
 # Room for KVM_GET_SUPPORTED_CPUID's answer: QEMU starts at 100, real hosts give about 60.
@@ -92,3 +92,11 @@ def cpuid(leaf: int) -> tuple[int, int, int, int]:
     registers = ffi.new("uint32_t[4]")
     lib.kvmh_cpuid(leaf, registers)
     return registers[0], registers[1], registers[2], registers[3]
+
+
+def trace_next(label: int) -> None:
+    """Ask for a trace of the next samples under a label of 32 bits.
+
+    NOPs (see lab/trace.c): only a lab that traces hears of it.
+    """
+    lib.kvmh_trace_next(label)

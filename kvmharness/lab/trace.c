@@ -1,14 +1,18 @@
 /*
- * A plugin of QEMU's TCG: which blocks of instructions ran between RDTSCs of the guest
- * inside the guest (L2), each with how many of its instructions were begun.
+ * A plugin of QEMU's TCG: which blocks of instructions ran in a sample, that is between two
+ * RDTSCs of the guest inside the guest (L2), each with how many of its instructions were
+ * begun.
  *
- * Options	out=FILE		where the trace is written
- *		stamps=FIRST-LAST	record from one RDTSC in L2 to another, by number,
- *					the first since power-on being 0; may be repeated
+ * Options	out=FILE	where the trace is written
+ *		samples=N	how many samples to record each time that it is asked (default 1)
+ *
+ * Who measures asks by NOPs that nobody else uses (core.c, kvmh_trace_next): they spell a
+ * label, and the samples that follow are recorded under it.  Where no plugin listens they
+ * are NOPs.
  *
  * The file, in 64-bit little-endian words: HEADER, then a word an event (see below), then
- * the blocks that the events name, then END, the number of words before the blocks, the
- * number of blocks, and how many RDTSCs there were in L2.  A file without END was cut short.
+ * the blocks that the events name, then END, the number of words before the blocks, and the
+ * number of blocks.  A file without END was cut short.
  *
  * Debian ships no qemu-plugin.h, so what is used of the plugin API is declared here, of both
  * of its generations: 1 (QEMU 7.2) and from 2 on (QEMU 9 and later), told apart by symbols.
@@ -90,17 +94,16 @@ EXPORT int qemu_plugin_version;
 
 /*
  * An event: bits 0-31 the block, 32-43 how many of its instructions were begun, 44-55 the
- * first of them, 56-63 what it is.  A STAMP has the RDTSC's number for the block.  The word
- * after a LEAVE and a RESUME is where in its task the kernel keeps the stack of the thread
- * that it switches from and to: the thread's name.
+ * first of them, 56-63 what it is.  BEGIN and END_OF_SAMPLE have the label for the block.
+ * The word after a LEAVE and a RESUME is where in its task the kernel keeps the stack of the
+ * thread that it switches from and to: the thread's name.
  */
-enum { IN_L1 = 0, IN_L2 = 1, STAMP = 2, LEAVE = 3, RESUME = 4 };
+enum { IN_L1 = 0, IN_L2 = 1, BEGIN = 2, END_OF_SAMPLE = 3, LEAVE = 4, RESUME = 5 };
 #define KIND_SHIFT	56
 #define FIRST_SHIFT	44
 #define BEGUN_SHIFT	32
 
 #define LONGEST_INSN	15
-#define MOST_RANGES	64
 #define BUFFERED	65536
 
 struct block {
@@ -113,12 +116,6 @@ struct block {
 	bool used;
 	uint8_t data[];		/* the size of each instruction, then their bytes */
 };
-
-static struct {
-	uint64_t first;
-	uint64_t last;
-} ranges[MOST_RANGES];
-static unsigned int range_count;
 
 static int api;
 static int output = -1;
@@ -139,22 +136,25 @@ static struct block *current;
 static uint64_t first;			/* the first instruction of it that is not written down */
 static uint64_t after_vmrun;
 static bool in_l2;
-static uint64_t stamps;
 static bool recording;
+
+static unsigned long samples = 1;	/* to record each time */
+static unsigned long left;		/* of those, how many are still to come */
+static uint32_t label;
 
 static void flush(void)
 {
 	const char *from = (const char *)buffer;
-	size_t left = buffered * sizeof(buffer[0]);
+	size_t size = buffered * sizeof(buffer[0]);
 
-	while (left && !failed) {
-		ssize_t done = write(output, from, left);
+	while (size && !failed) {
+		ssize_t done = write(output, from, size);
 
 		if (done < 0 && errno == EINTR)
 			continue;
 		failed = done <= 0;
 		from += done;
-		left -= failed ? 0 : done;
+		size -= failed ? 0 : done;
 	}
 	words += buffered;
 	buffered = 0;
@@ -203,28 +203,36 @@ static void block_begins(unsigned int vcpu, void *data)
 	first = 0;
 }
 
-static bool wanted(uint64_t stamp)
-{
-	for (unsigned int i = 0; i < range_count; i++)
-		if (ranges[i].first <= stamp && stamp < ranges[i].last)
-			return true;
-	return false;
-}
-
 /* Whether the instruction itself is counted by now or not: the same at either end. */
 static void rdtsc_begins(unsigned int vcpu, void *data)
 {
-	bool was = recording;
-
 	(void)vcpu;
 	(void)data;
-	if (!in_l2)
+	if (!in_l2 || !left)
 		return;
 	account();
-	recording = wanted(stamps);
-	if (was || recording)
-		event(STAMP, stamps);
-	stamps++;
+	recording = !recording;
+	event(recording ? BEGIN : END_OF_SAMPLE, label);
+	left -= !recording;
+}
+
+/* A label is spelled bit by bit, the highest first. */
+static void label_bit(unsigned int vcpu, void *data)
+{
+	(void)vcpu;
+	label = label << 1 | (data != NULL);
+}
+
+static void label_ends(unsigned int vcpu, void *data)
+{
+	(void)vcpu;
+	(void)data;
+	if (recording) {
+		account();
+		event(END_OF_SAMPLE, label);
+	}
+	recording = false;
+	left = samples;
 }
 
 static void stack_switched(uint64_t kind, uint64_t address)
@@ -263,6 +271,8 @@ static void read_code(struct insn *insn, void *into, size_t size)
 static void watch(struct insn *insn, const uint8_t *code, size_t size)
 {
 	static const uint8_t rdtsc[] = { 0x0f, 0x31 };
+	/* nopl disp32(%rax), the displacement "KVM" and what is said */
+	static const uint8_t asked[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M' };
 	/* __switch_to_asm: mov %rsp, disp32(%rdi) and mov disp32(%rsi), %rsp */
 	static const uint8_t save_stack[] = { 0x48, 0x89, 0xa7 };
 	static const uint8_t load_stack[] = { 0x48, 0x8b, 0xa6 };
@@ -273,6 +283,9 @@ static void watch(struct insn *insn, const uint8_t *code, size_t size)
 		qemu_plugin_register_vcpu_insn_exec_inline(insn, ADD_U64, &own_counter, 1);
 	if (size == sizeof(rdtsc) && !memcmp(code, rdtsc, size))
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, rdtsc_begins, NO_REGISTERS, NULL);
+	if (size == 7 && !memcmp(code, asked, sizeof(asked)))
+		qemu_plugin_register_vcpu_insn_exec_cb(insn, code[6] < 2 ? label_bit : label_ends,
+						       NO_REGISTERS, code[6] ? &label : NULL);
 	if (size == 7 && !memcmp(code, save_stack, sizeof(save_stack)))
 		qemu_plugin_register_vcpu_mem_cb(insn, stack_saved, NO_REGISTERS, ANY_ACCESS, NULL);
 	if (size == 7 && !memcmp(code, load_stack, sizeof(load_stack)))
@@ -322,19 +335,19 @@ static void vcpu_begins(uint64_t id, unsigned int vcpu)
 /* A block: its first address; number, count of instructions and of bytes; sizes and bytes. */
 static void put_block(const struct block *block)
 {
-	size_t left = block->insns + block->bytes;
+	size_t rest = block->insns + block->bytes;
 	const uint8_t *from = block->data;
 
 	put(block->start);
 	put((uint64_t)block->bytes << 48 | (uint64_t)block->insns << 32 | block->number);
-	while (left) {
-		size_t size = left < sizeof(uint64_t) ? left : sizeof(uint64_t);
+	while (rest) {
+		size_t size = rest < sizeof(uint64_t) ? rest : sizeof(uint64_t);
 		uint64_t word = 0;
 
 		memcpy(&word, from, size);
 		put(word);
 		from += size;
-		left -= size;
+		rest -= size;
 	}
 }
 
@@ -353,7 +366,6 @@ static void qemu_ends(uint64_t id, void *data)
 	put(END);
 	put(before);
 	put(count);
-	put(stamps);
 	flush();
 	if (close(output) || failed)
 		fprintf(stderr, "trace: cannot be written whole\n");
@@ -365,12 +377,7 @@ static bool option(const char *text)
 		output = open(text + 4, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 		return output >= 0;
 	}
-	if (range_count == MOST_RANGES ||
-	    sscanf(text, "stamps=%lu-%lu", &ranges[range_count].first,
-		   &ranges[range_count].last) != 2)
-		return false;
-	range_count++;
-	return true;
+	return sscanf(text, "samples=%lu", &samples) == 1;
 }
 
 EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)

@@ -11,12 +11,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvmharness.counters.kvmstats import KvmStats
+from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance
 from kvmharness.measure.feasible import limits, why_not
 from kvmharness.measure.host import vendor_module
 from kvmharness.measure.take import Opener, Taken, open_guest, take
+from kvmharness.model import tracing
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import UNITS, Clock
 from kvmharness.model.run import CaseResult, Settings, per_op
@@ -35,8 +37,9 @@ class Turn:
 
 @dataclass
 class _Account:
-    """A case under way: its result so far and the counts behind the per-op figures."""
+    """A case under way, the session's `number`th: its result so far and the counts behind it."""
 
+    number: int
     case: Case
     result: CaseResult
     ops: int = 0
@@ -93,6 +96,7 @@ class Session:
         here = limits(system, vendor_module())
         self._accounts = [
             _Account(
+                number,
                 case,
                 CaseResult(
                     case.name,
@@ -103,7 +107,7 @@ class Session:
                     skipped=why_not(case, here),
                 ),
             )
-            for case in cases
+            for number, case in enumerate(cases)
         ]
         self._rounds = 0
 
@@ -133,6 +137,7 @@ class Session:
 
     def _measure_one(self, account: _Account) -> None:
         settings, result = self._settings, account.result
+        label = tracing.label(account.number, self._rounds)
         try:
             taken = take(
                 self._system,
@@ -140,7 +145,7 @@ class Session:
                 settings,
                 samples=settings.samples_per_vm,
                 iterations=result.iterations,
-                sources=[KvmStats()],
+                sources=[KvmStats(), TraceLabel(label)],
                 opener=self._opener,
             )
             account.add(taken, self._rounds)

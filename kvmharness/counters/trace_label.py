@@ -1,0 +1,28 @@
+"""Names the samples that come next to a lab that traces; counts nothing."""
+
+from __future__ import annotations
+
+from kvmharness.counters.source import Watched
+from kvmharness.kvm import raw
+
+
+class TraceLabel:
+    """Asks for a trace of the samples under a label; where no lab traces nobody hears of it."""
+
+    def __init__(self, label: int) -> None:
+        self._label = label
+        self.absent: dict[str, str] = {}
+
+    def attach(self, guest: Watched) -> None:
+        """Do nothing: there is nothing to get ready."""
+
+    def begin(self) -> None:
+        """Say the label."""
+        raw.trace_next(self._label)
+
+    def end(self) -> dict[str, int]:
+        """Return no counts."""
+        return {}
+
+    def close(self) -> None:
+        """Do nothing: nothing was opened."""
