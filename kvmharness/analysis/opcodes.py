@@ -32,11 +32,13 @@ class End:
     target: int | None = None
 
 
-_ON = End(Flow.ON)
-_BY_BYTE = {
-    0xC2: Flow.RETURN,
-    0xC3: Flow.RETURN,
-    0xCF: Flow.INTERRUPT_RETURN,
+NOP = 0x90
+_BY_BYTE = {0xC2: Flow.RETURN, 0xC3: Flow.RETURN, 0xCF: Flow.INTERRUPT_RETURN}
+_RELATIVE = {
+    0xE8: Flow.CALL,
+    0xE9: Flow.JUMP,
+    0xEB: Flow.JUMP,
+    **dict.fromkeys([*range(0x70, 0x80), *range(0xE0, 0xE4)], Flow.BRANCH),
 }
 # ModRM.reg of opcode 0xff.
 _INDIRECT = {2: Flow.CALL, 3: Flow.CALL, 4: Flow.JUMP, 5: Flow.JUMP}
@@ -53,22 +55,14 @@ def end_of(code: bytes, following: int) -> End:
     while at < len(code) - 1 and (code[at] in PREFIXES or code[at] in REX):
         at += 1
     code = code[at:]
-    first = code[0] if code else 0x90
-    if first in _BY_BYTE:
-        return End(_BY_BYTE[first])
-    if first == 0xE8:
-        return End(Flow.CALL, _relative(code, 1, following))
-    if first in (0xE9, 0xEB):
-        return End(Flow.JUMP, _relative(code, 1, following))
-    if 0x70 <= first < 0x80 or 0xE0 <= first <= 0xE3:
-        return End(Flow.BRANCH, _relative(code, 1, following))
-    if len(code) < 2:
-        return _ON
-    if first == 0xFF:
+    first = code[0] if code else NOP
+    if first in _RELATIVE:
+        return End(_RELATIVE[first], _relative(code, 1, following))
+    if first == 0xFF and len(code) > 1:
         return End(_INDIRECT.get(code[1] >> 3 & 7, Flow.ON))
-    if first == 0x0F:
+    if first == 0x0F and len(code) > 1:
         return _two_bytes(code, following)
-    return _ON
+    return End(_BY_BYTE.get(first, Flow.ON))
 
 
 def _two_bytes(code: bytes, following: int) -> End:
@@ -81,14 +75,15 @@ def _two_bytes(code: bytes, following: int) -> End:
 
 # Opcodes of one byte that name a memory operand by ModRM, but exit for no other reason.
 _BY_MODRM = frozenset(
-    [*(row + column for row in range(0, 0x40, 8) for column in range(4))]
-    + [0x63, 0x69, 0x6B, *range(0x80, 0x8C), 0xC0, 0xC1, *range(0xD0, 0xD4), 0xF6, 0xF7, 0xFE, 0xFF]
+    {row + column for row in range(0, 0x40, 8) for column in range(4)}
+    | {0x63, 0x69, 0x6B, 0xC0, 0xC1, 0xF6, 0xF7, 0xFE, 0xFF}
+    | {*range(0x80, 0x8C), *range(0xD0, 0xD4)}
 )
 # Those that have no memory operand at all: ALU by the accumulator, INC, DEC, jumps, NOP, MOV.
 _NEVER = frozenset(
-    [*(row + column for row in range(0, 0x40, 8) for column in (4, 5))]
-    + [*range(0x40, 0x50), *range(0x70, 0x80), 0x8D, *range(0x90, 0x98), 0xA8, 0xA9]
-    + [*range(0xB0, 0xC0), *range(0xE0, 0xE4), 0xE9, 0xEB]
+    {row + column for row in range(0, 0x40, 8) for column in (4, 5)}
+    | {*range(0x40, 0x50), *range(0x70, 0x80), 0x8D, *range(0x90, 0x98), 0xA8, 0xA9}
+    | {*range(0xB0, 0xC0), *range(0xE0, 0xE4), 0xE9, 0xEB}
 )
 
 
@@ -101,7 +96,7 @@ def may_fault(code: bytes) -> bool:
     at = 0
     while at < len(code) - 1 and (code[at] in PREFIXES or code[at] in REX):
         at += 1
-    first, rest = code[at] if code else 0x90, code[at + 1 :]
+    first, rest = code[at] if code else NOP, code[at + 1 :]
     if first in _NEVER:
         return False
     if first in _BY_MODRM:

@@ -94,8 +94,8 @@ def _samples(events: Words) -> Iterator[Stretch]:
     begins, ends = np.flatnonzero(kinds == Kind.BEGIN), np.flatnonzero(kinds == Kind.END)
     if len(begins) != len(ends) or (begins > ends).any() or (begins[1:] != ends[:-1] + 1).any():
         raise _Broken("a sample without begin or end")
-    outside = [begins[0] if len(begins) else len(events), len(events) - 1 - ends[-1] if len(ends) else 0]
-    if any(outside):
+    first, after = (begins[0], ends[-1] + 1) if len(begins) else (0, 0)
+    if first != 0 or after != len(events):
         raise _Broken("something ran outside of samples")
     for begin, end in zip(begins, ends, strict=True):
         yield Stretch(int(events[begin]) & NUMBER_MASK, events[begin + 1 : end])
