@@ -17,6 +17,7 @@ from kvmharness.analysis.calltree import (
     Frame,
     Node,
     Stacks,
+    is_thunk,
 )
 from kvmharness.analysis.opcodes import End, Flow, end_of, may_fault
 from kvmharness.analysis.symbols import Function, Symbols
@@ -98,12 +99,13 @@ class Attribution:
     """The call tree of the stretches that were added; `top` has the roots below it.
 
     `begun` counts instructions, `undone` those of them that an exit or a fault interrupted and
-    that were no instructions to the CPU's clock: `total` is what the clock counted.
+    that were no instructions to the CPU's clock: `total` is what the clock counted.  `thunks`
+    of them, once all is settled, stood in for an indirect jump or a return.
     """
 
     def __init__(self, blocks: dict[int, Block], symbols: Symbols) -> None:
         self.top = Node("")
-        self.begun = self.undone = 0
+        self.begun = self.undone = self.thunks = 0
         self._blocks = blocks
         self._symbols = symbols
         self._stacks = Stacks(symbols, self.top)
@@ -147,11 +149,16 @@ class Attribution:
         return self.total - before
 
     def settle(self) -> None:
-        """Put the functions that were running when a stretch began below their callers.
+        """Put the functions that were running when a stretch began below their callers, and
+        charge what a thunk took to the function that it stood in for.
 
         To be called once, after the last stretch was added.
         """
         self._stacks.settle()
+        for node in list(self.top.walk()):
+            if node.parent is not None and is_thunk(node.name):
+                self.thunks += node.own
+                node.dissolve()
 
     def _charge(self) -> None:
         """Charge what was visited since the last time."""
@@ -186,7 +193,7 @@ class Attribution:
                 frame = self._stacks.place(frame, address)
         elif not guest:
             frame, faulted = self._went(state, address)
-            interrupted = state.charges[0][0] if faulted else None
+            interrupted = state.frame.node if faulted else None
             entered = self._entered(state, frame)
         key = (id(frame), word, id(interrupted), id(entered), guest)
         found = self._states.get(key)
@@ -209,7 +216,9 @@ class Attribution:
 
     def _entered(self, state: _State, frame: Frame) -> Node | None:
         """Return the node that the way from a state to a frame called, if it called one."""
-        flow = state.code.end.flow if state.whole and state.code is not None else Flow.ON
+        if state.code is None:
+            return None  # the first of a sample, or of a thread: it was called before
+        flow = state.code.end.flow if state.whole else Flow.ON
         path = state.frame.node.path
         if flow in LEAVES or frame.node in path:
             return None

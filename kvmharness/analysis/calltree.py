@@ -67,6 +67,22 @@ class Node:
                     into.children[name] = child
                     child.parent = into
 
+    def dissolve(self) -> None:
+        """Leave the tree, and leave own instructions and children to the parent."""
+        assert self.parent is not None
+        del self.parent.children[self.name]
+        self.calls = 0
+        self.parent.absorb(self)
+
+    def totals(self) -> dict[Node, int]:
+        """Return the instructions of every node from here on with all below it."""
+        nodes = list(self.walk())
+        found = {node: node.own for node in nodes}
+        for node in reversed(nodes):
+            if node is not self and node.parent is not None:
+                found[node.parent] += found[node]
+        return found
+
     @property
     def path(self) -> list[Node]:
         """The nodes from below the tree's top down to this one."""

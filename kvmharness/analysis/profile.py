@@ -9,24 +9,33 @@ from kvmharness.model.run import Sampled
 
 @dataclass(frozen=True)
 class SymbolCost:
-    """A symbol's cost per op in the clock's unit: of the case, and less that of `empty`."""
+    """A symbol's cost per op in the clock's unit: of the case, and less that of `empty`.
+
+    Where the calls were followed, `inclusive` has what it called as well, `calls` is how often
+    it was called per op, and `callers` are named, the dearest first; else null.
+    """
 
     symbol: str
     gross: float
     net: float
+    inclusive: float | None = None
+    calls: float | None = None
+    callers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Profiled:
-    """`rows` hottest net first; `unit` is "cycles" or "ns"; `ops` were sampled over.
+    """`rows` hottest net first; `unit` is "cycles", "ns" or "insn"; `ops` is how many there were.
 
-    `baseline` is the case that was subtracted, None for `empty` itself.
+    `baseline` is the case that was subtracted, None for `empty` itself and where nothing was.
+    `sampled` figures are estimates; the others account for every instruction.
     """
 
     rows: list[SymbolCost]
     unit: str
     ops: int
     baseline: str | None
+    sampled: bool = True
 
 
 def profiled(unit: str, case: Sampled, empty: Sampled | None) -> Profiled:

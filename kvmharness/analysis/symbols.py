@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 # What compilers add to the name of a function that they made of another.
@@ -33,9 +34,13 @@ def plain_name(symbol: str) -> str:
 
 
 class Symbols:
-    """Functions by address; each ends where the next one starts."""
+    """Functions by address; each ends where the next one starts.
 
-    def __init__(self, functions: dict[int, str]) -> None:
+    `names` are all that the kernel has, without the compiler's suffixes.
+    """
+
+    def __init__(self, functions: dict[int, str], aliases: Iterable[str] = ()) -> None:
+        self.names = {plain_name(name) for name in (*functions.values(), *aliases)}
         self._starts = sorted(functions)
         self._functions = [
             Function(plain_name(functions[at]), functions[at], at) for at in self._starts
@@ -56,6 +61,7 @@ def parse(kallsyms: str) -> Symbols:
     the shortest: the one that callers use.  A section's bound is nobody's name.
     """
     functions: dict[int, str] = {}
+    aliases: list[str] = []
     for line in kallsyms.splitlines():
         fields = line.split()
         if len(fields) < 3 or fields[1] not in _TEXT or fields[2].startswith(_PADDING):
@@ -65,12 +71,13 @@ def parse(kallsyms: str) -> Symbols:
         except ValueError:
             continue
         if address >= KERNEL:
+            aliases.append(fields[2])
             known = functions.get(address)
             if known is None or _rank(fields[2]) < _rank(known):
                 functions[address] = fields[2]
     if not functions:
         raise ValueError("it names no function by address")
-    return Symbols(functions)
+    return Symbols(functions, aliases)
 
 
 def _rank(name: str) -> tuple[bool, int, int, str]:

@@ -1,0 +1,122 @@
+"""What lies between two explanations, function by function; pure.
+
+A compiler inlines a function in one build and not in another, so rows of functions pair
+falsely.  What only one kernel has a symbol of is therefore charged to the nearest caller that
+both have, and named apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from kvmharness.analysis.calltree import Node
+from kvmharness.analysis.explain import tree
+from kvmharness.model.explanation import Change, Difference, Explanation
+
+# Callers named in a row, and in the sentence.
+CALLERS, CALLERS_SAID = 8, 5
+
+Has = Callable[[str], bool]
+
+
+def is_root(name: str) -> bool:
+    """Tell whether a name is none of a function but of where something ran."""
+    return name.startswith("[")
+
+
+def without(top: Node, has: Has) -> dict[str, int]:
+    """Dissolve the functions below `top` that the other kernel does not have.
+
+    Returns what they took themselves.
+    """
+    gone: dict[str, int] = defaultdict(int)
+    for node in list(top.walk()):
+        if node.parent is not None and not is_root(node.name) and not has(node.name):
+            gone[node.name] += node.own
+            node.dissolve()
+    return dict(gone)
+
+
+def _owns(top: Node) -> dict[str, int]:
+    owns: dict[str, int] = defaultdict(int)
+    for node in top.walk():
+        if node.parent is not None:
+            owns[node.name] += node.own
+    return dict(owns)
+
+
+def _callers(top: Node) -> dict[str, list[str]]:
+    """Return each function's callers, nearest first, where it took most; no name twice."""
+    dearest: dict[str, Node] = {}
+    for node in top.walk():
+        if node.parent is not None:
+            known = dearest.get(node.name)
+            if known is None or node.own > known.own:
+                dearest[node.name] = node
+    chains = {}
+    for name, node in dearest.items():
+        names = dict.fromkeys(caller.name for caller in reversed(node.path[:-1]))
+        chains[name] = [n for n in names if n != name and not is_root(n)][:CALLERS]
+    return chains
+
+
+def difference(
+    before: Explanation, after: Explanation, has_before: Has, has_after: Has
+) -> Difference:
+    """Compare two explanations of one case.
+
+    `has_before` and `has_after` tell whether that kernel has a function of a name at all.
+    The changes are sorted by size and add up to the difference of the figures.
+    """
+    one, other = tree(before.nodes), tree(after.nodes)
+    only_before = without(one, has_after)
+    only_after = without(other, has_before)
+    owns, other_owns = _owns(one), _owns(other)
+    chains, other_chains = _callers(one), _callers(other)
+    changes = []
+    for name in dict.fromkeys([*owns, *other_owns]):
+        old = owns.get(name, 0) / before.ops
+        new = other_owns.get(name, 0) / after.ops
+        if old != new:
+            chain = (other_chains if new > old else chains).get(name, [])
+            changes.append(Change(name, old, new, chain))
+    changes.sort(key=lambda row: (-abs(row.change), row.function))
+    return Difference(
+        sentence(before, after, changes),
+        changes,
+        {name: own / before.ops for name, own in sorted(only_before.items()) if own},
+        {name: own / after.ops for name, own in sorted(only_after.items()) if own},
+    )
+
+
+def _count(value: float) -> str:
+    """Format instructions per op: whole where there are many."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.2f}".rstrip("0").rstrip(".")
+
+
+def sentence(before: Explanation, after: Explanation, changes: list[Change]) -> str:
+    """Say in one sentence where most of the difference went."""
+    change = after.figure - before.figure
+    figures = f"{before.label} takes {_count(before.figure)} instructions per op"
+    if not changes:
+        return f"{figures}, {after.label} the same in every function."
+    if round(change, 2) == 0:
+        most = changes[0]
+        return (
+            f"{figures}, {after.label} as many; the largest change of one function, "
+            f"{_count(most.change)}, is that of {most.function}{_called(most)}."
+        )
+    more = "more" if change > 0 else "fewer"
+    most = next(row for row in changes if row.change * change > 0)
+    share = f"{most.change / change:.0%}" if most.change / change <= 1 else "more than all"
+    return (
+        f"{figures}, {after.label} {_count(after.figure)}: {_count(abs(most.change))} of the "
+        f"{_count(abs(change))} {more} ({share}) are those of {most.function}{_called(most)}."
+    )
+
+
+def _called(row: Change) -> str:
+    if not row.callers:
+        return ""
+    return f", called by {' < '.join(row.callers[:CALLERS_SAID])}"

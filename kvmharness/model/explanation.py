@@ -1,0 +1,141 @@
+"""The file of an explanation: its types, and reading and writing it (docs/explain.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from kvmharness.errors import UsageError
+from kvmharness.files import write_whole
+from kvmharness.model.run import Lab
+
+SCHEMA = "kvmharness.explain/1"
+# More of anything than a sample has.
+MOST = 2**53
+
+
+class CallNode(msgspec.Struct, frozen=True):
+    """A function as called along one path.
+
+    `parent` is the place in the list of the node that called it, which comes before it; null
+    for a root.  `own` instructions and `calls` are those of all ops together.
+    """
+
+    name: str
+    parent: int | None
+    own: int
+    calls: int
+
+
+class Line(msgspec.Struct, frozen=True):
+    """A line of a function's source, and the instructions of all ops that are its own."""
+
+    function: str
+    file: str
+    line: int
+    own: int
+
+
+class Explanation(msgspec.Struct):
+    """Where one kernel's instructions went in samples of a case.
+
+    `samples` are those that were followed, in instructions; `nodes` add up to them exactly.
+    `median` is that of all samples of the run, per op.  `thunks` of the instructions stood in
+    for an indirect jump or a return; they are charged to the function that wanted it.
+    `no_lines` says why there are no source lines.
+    """
+
+    label: str
+    release: str
+    ops: int
+    samples: list[int]
+    median: float
+    nodes: list[CallNode]
+    thunks: int = 0
+    lines: list[Line] = []
+    no_lines: str | None = None
+    lab: Lab | None = None
+
+    @property
+    def figure(self) -> float:
+        """Instructions per op in the samples that were followed."""
+        return sum(self.samples) / self.ops
+
+
+class Change(msgspec.Struct, frozen=True):
+    """A function's own instructions per op on either side; `callers` are its dearest ones."""
+
+    function: str
+    before: float
+    after: float
+    callers: list[str]
+
+    @property
+    def change(self) -> float:
+        return self.after - self.before
+
+
+class Difference(msgspec.Struct):
+    """From the first explanation to the second: `changes` add up to the figures' difference.
+
+    `only_before` are functions of which the second kernel has no symbol (inlined there, or not
+    there), and what they took per op: it is charged to the nearest caller that both have;
+    `only_after` likewise.
+    """
+
+    sentence: str
+    changes: list[Change]
+    only_before: dict[str, float] = {}
+    only_after: dict[str, float] = {}
+
+
+class File(msgspec.Struct):
+    """One or two kernels explained, and what lies between them."""
+
+    schema: str
+    tool: str
+    created: str
+    case: str
+    kernels: list[Explanation]
+    difference: Difference | None = None
+
+
+def _wrong(explanation: Explanation) -> str | None:
+    """Say where an explanation contradicts itself."""
+    for place, node in enumerate(explanation.nodes):
+        if node.parent is not None and not 0 <= node.parent < place:
+            return "a function's caller does not come before it"
+        if not 0 <= node.own <= MOST or not 0 <= node.calls <= MOST:
+            return "a count is out of range"
+    if not 0 < explanation.ops <= MOST or not all(0 <= s <= MOST for s in explanation.samples):
+        return "a count is out of range"
+    if sum(node.own for node in explanation.nodes) != sum(explanation.samples):
+        return "its functions do not add up to its samples"
+    return None
+
+
+def read(path: Path) -> File:
+    """Read an explanation.  Raises UsageError for anything that is not one."""
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=File)
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; name an explanation") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"read {path}: not an explanation: {error}; explain again") from None
+    if found.schema != SCHEMA:
+        raise UsageError(
+            f"read {path}: schema {found.schema!r} where {SCHEMA!r} is needed; use the kvmharness "
+            "that wrote it"
+        )
+    wrong = next((w for kernel in found.kernels if (w := _wrong(kernel))), None)
+    if not 1 <= len(found.kernels) <= 2:
+        wrong = f"{len(found.kernels)} kernels"
+    if wrong:
+        raise UsageError(f"read {path}: not an explanation: {wrong}; explain again")
+    return found
+
+
+def write(path: Path, explained: File) -> None:
+    """Write an explanation, whole or not at all."""
+    write_whole(path, msgspec.json.encode(explained) + b"\n")
