@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 GUESTS = ROOT / "guests"
+PLUGIN = ROOT / "kvmharness" / "lab" / "trace.c"
 # A PC's BIOS loads a disk's first sector there.
 BOOT_SECTOR = "0x7c00"
 # What the package looks up in a blob.
@@ -49,12 +51,22 @@ def assemble(source: Path, destination: Path, address: str) -> dict[str, object]
     return {"sha256": hashlib.sha256(blob).hexdigest(), "symbols": public}
 
 
+def compile_plugin(destination: Path) -> None:
+    """Compile the lab's plugin for QEMU; without it everything but tracing works."""
+    options = ["-O2", "-Wall", "-shared", "-fPIC", "-fvisibility=hidden"]
+    compiler = [os.environ.get("CC", "cc"), *options, "-o", str(destination), str(PLUGIN)]
+    if subprocess.run(compiler, check=False).returncode:
+        print("kvmharness: the plugin for QEMU was not built", file=sys.stderr)
+
+
 class BuildWithGuests(build_ext):
-    """Assemble guests/*.S beside the extension: the package's data."""
+    """Assemble guests/*.S, and compile the plugin for QEMU, beside the extension."""
 
     def run(self) -> None:
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
+        (base / "kvmharness" / "lab").mkdir(parents=True, exist_ok=True)
+        compile_plugin(base / "kvmharness" / "lab" / "trace.so")
         destination = base / "kvmharness" / "blobs"
         destination.mkdir(parents=True, exist_ok=True)
         address = guest_code_address()

@@ -17,6 +17,7 @@ from kvmharness.commands import (
     check,
     compare,
     doctor,
+    explain,
     export,
     kernels,
     lab,
@@ -122,6 +123,7 @@ for _command in (
     report.report,
     export.export,
     perf.perf,
+    explain.explain,
     doctor.doctor,
 ):
     main.add_command(_command)

@@ -88,6 +88,10 @@ class LabBug(LabLost):
     exit_code = EXIT_BUG
 
 
+class Unaccounted(HarnessError):
+    """The functions of a sample do not add up to its figure: a defect, and nothing to show."""
+
+
 class Infeasible(HarnessError):
     """This one case cannot be measured here, as only its guest could show."""
 

@@ -107,16 +107,18 @@ def _check(events: Words, blocks: dict[int, Block]) -> None:
     named = np.flatnonzero((kinds == Kind.LEAVE) | (kinds == Kind.RESUME)) + 1
     if named.size and (named[-1] >= len(events) or (kinds[named] < 0xFF).any()):
         raise _Broken("a switch between threads names none")
-    ran = events[kinds <= Kind.L2]
     plain = np.delete(kinds, named)
     if (plain > Kind.RESUME).any():
         raise _Broken("an event of no known kind")
-    distinct = np.unique(ran).tolist()
-    for word in distinct:
-        block = blocks.get(word & NUMBER_MASK)
-        first, begun = word >> FIRST_SHIFT & COUNT_MASK, word >> BEGUN_SHIFT & COUNT_MASK
-        if block is None or not begun or first + begun > len(block.sizes):
-            raise _Broken("an event of a block that is not there, or not so long")
+    ran = events[kinds <= Kind.L2]
+    lengths = np.zeros(1 + max(blocks, default=0), dtype=np.uint64)
+    for number, block in blocks.items():
+        lengths[number] = len(block.sizes)
+    numbers = ran & np.uint64(NUMBER_MASK)
+    begun = ran >> np.uint64(BEGUN_SHIFT) & np.uint64(COUNT_MASK)
+    last = begun + (ran >> np.uint64(FIRST_SHIFT) & np.uint64(COUNT_MASK))
+    if (numbers >= len(lengths)).any() or not begun.all() or (last > lengths[numbers]).any():
+        raise _Broken("an event of a block that is not there, or not so long")
 
 
 def parse(data: bytes) -> Trace:

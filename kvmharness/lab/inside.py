@@ -7,6 +7,7 @@ serial port.  Light: every import costs a large multiple of what it does outside
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import time
 from contextlib import suppress
@@ -19,7 +20,7 @@ from kvmharness.errors import HarnessError
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm.fds import System
-from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
+from kvmharness.lab.job import JOB, OUTCOME, RUN, SYMBOLS, Job, Outcome
 from kvmharness.lab.wire import Sender
 from kvmharness.measure import host
 from kvmharness.measure.collect import Plan, Step, collect
@@ -113,6 +114,12 @@ def _measure(sender: Sender, job: Job) -> None:
         reporter.send(collect(system, plan, reporter.on_step))
 
 
+def _functions() -> bytes:
+    """Return what /proc/kallsyms has of functions: half of it."""
+    lines = Path("/proc/kallsyms").read_bytes()
+    return b"\n".join(re.findall(rb"^\S+ [tTwW] .*$", lines, re.MULTILINE))
+
+
 def _do(sender: Sender) -> Outcome:
     job = msgspec.json.decode((JOB_AT / JOB).read_bytes(), type=Job)
     sender.say("loading KVM")
@@ -123,6 +130,9 @@ def _do(sender: Sender) -> Outcome:
         return Outcome("skipped", reason)
     _settle()
     _measure(sender, job)
+    if job.symbols:
+        sender.say("sending symbols")
+        sender.send(SYMBOLS, _functions())
     return Outcome("done")
 
 

@@ -11,13 +11,14 @@ from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
 from kvmharness.model.run import Roles, Settings
 
-JOB, OUTCOME, RUN = "job.json", "outcome.json", "run.json"
+JOB, OUTCOME, RUN, SYMBOLS = "job.json", "outcome.json", "run.json", "kallsyms"
 
 
 class Job(msgspec.Struct, frozen=True):
     """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure.
 
-    `roles` is what the kernel's files told of its MMU-role code.
+    `roles` is what the kernel's files told of its MMU-role code; `symbols` asks for the names of
+    its functions too.
     """
 
     modules: list[Module]
@@ -27,6 +28,7 @@ class Job(msgspec.Struct, frozen=True):
     settings: Settings
     clock: Clock
     suite: str | None
+    symbols: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from kvmharness.files import Output
 from kvmharness.kernel import config, image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
-from kvmharness.lab import capsule, engine
+from kvmharness.lab import capsule, engine, trace
 from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
@@ -47,7 +47,8 @@ SILENT_S = 120.0
 class Plan:
     """What to measure in every kernel, and how; `output` is where run files and logs go.
 
-    `settings` are those of each clock that a target's machine has.
+    `settings` are those of each clock that a target's machine has.  `traces` is where what
+    tracing machines recorded is kept.
     """
 
     cases: Sequence[Case]
@@ -55,6 +56,7 @@ class Plan:
     suite: str | None
     kvm_modules: Path | None
     output: Path | None
+    traces: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Result:
     bug: Exception | None = None
     path: Path | None = None
     outputs: list[Output] = field(default_factory=list)
+    traced: trace.Kept | None = None
 
 
 def check_labels(targets: Sequence[Target]) -> None:
@@ -212,6 +215,7 @@ def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> No
         plan.settings[machine.clock],
         machine.clock,
         plan.suite,
+        symbols=plan.traces is not None,
     )
     contents = {module.file: path.read_bytes() for module, path in loaded}
     contents[JOB] = msgspec.json.encode(job)
@@ -272,7 +276,8 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
         return Result(target, run, lost=LabLost(why, engine.said_last(folder)))
     if run is None:
         raise LabLost(f"{target.label}: no run came from it", engine.said_last(folder))
-    return Result(target, run)
+    traced = trace.keep(target.label, plan.traces, folder, left) if plan.traces else None
+    return Result(target, run, traced=traced)
 
 
 def _keep(result: Result, plan: Plan, folder: Path) -> None:

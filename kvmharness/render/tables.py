@@ -17,6 +17,8 @@ from kvmharness.text import figure, printable
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
 SHOWN_FROM = 0.005
+# Callers named in a row.
+MOST_CALLERS = 3
 # Above this many noisy cases one line speaks for all.
 MOST_NOISY = 4
 # What every table of such figures says.
@@ -41,20 +43,28 @@ def plain(text: str) -> Text:
 
 
 def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
-    """Print the hottest kernel symbols of a case, a row each."""
+    """Print the dearest functions of a case, a row each."""
     total = sum(row.net for row in profiled.rows)
     unit = profiled.unit
+    followed = any(row.calls is not None for row in profiled.rows)
+    own = f"net {unit}/op" if profiled.baseline else f"own {unit}/op"
+    columns = [own, "share", *([f"gross {unit}/op"] if profiled.baseline else [])]
+    columns += ["with callees", "calls/op"] if followed else []
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in (f"net {unit}/op", "share", f"gross {unit}/op"):
-        table.add_column(title, justify="right")
-    table.add_column("symbol")
+    for title in columns:
+        table.add_column(title, justify="right", no_wrap=True)
+    for title in ("function", *(["called by"] if followed else [])):
+        table.add_column(title, no_wrap=True)
     for row in profiled.rows[:top]:
-        share = f"{row.net / total:.1%}" if total > 0 else "-"
-        table.add_row(figure(row.net), share, figure(row.gross), Text(row.symbol))
+        cells = [figure(row.net), f"{row.net / total:.1%}" if total > 0 else "-"]
+        cells += [figure(row.gross)] if profiled.baseline else []
+        cells += [figure(row.inclusive or 0.0), count(row.calls)] if followed else []
+        callers = ", ".join((row.callers or ())[:MOST_CALLERS])
+        table.add_row(*cells, plain(row.symbol), *([plain(callers)] if followed else []))
     of = f" net of {profiled.baseline}" if profiled.baseline else ""
-    out.print(Text(f"{name} in the kernel: {figure(total)} {unit}/op{of}"))
+    how = "sampled by perf, host code only" if profiled.sampled else "every instruction"
+    out.print(Text(f"{name}: {figure(total)} {unit}/op{of} ({how}, {profiled.ops:,} ops)"))
     out.print(table)
-    out.print(Text(f"perf samples over {profiled.ops:,} ops; host code only"))
 
 
 def edges(ci95: tuple[float, float] | None) -> str:

@@ -14,6 +14,7 @@ from kvmharness.counters.perf import Event, PerfStat
 from kvmharness.counters.profile import KvmStat, Profile
 from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.source import Source, Watched
+from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.counters.tracefs import Instance
 from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
@@ -63,6 +64,7 @@ ABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf record": lambda _: Profile("cpu-clock:k", 999),
     "perf kvm stat": lambda _: KvmStat(),
     "exit reasons": reasons,
+    "trace label": lambda _: TraceLabel(0x10002),
 }
 UNABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf that is not there": lambda _: PerfStat(TASK_CLOCK, NOT_HERE),

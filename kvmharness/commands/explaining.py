@@ -1,0 +1,155 @@
+"""Boot kernels and explain a case in them: what `explain` and `compare --explain` share."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvmharness import __version__, errors
+from kvmharness.commands import lab
+
+if TYPE_CHECKING:
+    from kvmharness.analysis.symbols import Symbols
+    from kvmharness.kernel.resolve import Kernel
+    from kvmharness.kernel.variants import Variant
+    from kvmharness.lab.matrix import Result
+    from kvmharness.model.cases import Case
+    from kvmharness.model.explanation import Explanation, File
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A kernel to explain a case in: its variant, and a folder of KVM's modules in its own."""
+
+    kernel: Kernel
+    variant: Variant
+    modules: Path | None
+
+
+def wanted(
+    kernels: Sequence[str], variants: Sequence[str], modules: Sequence[Path]
+) -> list[Wanted]:
+    """Return one or two kernels to explain.  Raises UsageError for none and for more."""
+    from kvmharness.kernel import resolve
+    from kvmharness.kernel import variants as known
+
+    parsed = [known.parse(text) for text in variants or ("default",)]
+    found = [
+        Wanted(resolve.resolve(name), variant, folder)
+        for name in kernels
+        for variant in parsed
+        for folder in modules or (None,)
+    ]
+    if not 1 <= len(found) <= 2:
+        raise errors.UsageError(
+            f"explain: {len(kernels)} kernels, {len(parsed)} variants and {len(modules)} folders "
+            f"of modules make {len(found)}; name one kernel, or two to be compared"
+        )
+    return found
+
+
+def _boot(
+    wanted: Sequence[Wanted], cases: Sequence[Case], samples: int, into: Path
+) -> list[Result]:
+    """Measure the cases in every kernel with the trace on; results in the order wanted."""
+    from kvmharness.commands import progress
+    from kvmharness.lab import machines, matrix, trace
+
+    plain = machines.TCG_SVM
+    machines.check_tools([plain])
+    settings = lab.settings(plain.clock)
+    machine = trace.tracing(plain, -(-samples // settings.vms))
+    results: list[Result] = []
+    for number, one in enumerate(wanted):
+        folder = into / str(number)
+        folder.mkdir()
+        target = matrix.Target(one.kernel, one.variant, machine)
+        plan = matrix.Plan(cases, {plain.clock: settings}, None, one.modules, None, folder)
+        with progress.watch([target]) as heard:
+            results += matrix.measure([target], plan, 1, heard)
+    return results
+
+
+def labels(wanted: Sequence[Wanted], results: Sequence[Result]) -> list[str]:
+    """Return what to call each kernel; by the folder of its modules where those differ."""
+    names = [result.target.label for result in results]
+    if len(set(names)) == len(names):
+        return names
+    return [
+        f"{name}-{one.modules.name if one.modules else 'own'}"
+        for name, one in zip(names, wanted, strict=True)
+    ]
+
+
+def _explain(label: str, result: Result, place: int, samples: int) -> tuple[Explanation, Symbols]:
+    """Follow a result's trace.  Raises what became of the kernel, Unaccounted."""
+    from kvmharness.analysis import follow, symbols, tracefile
+
+    if result.lost:
+        lab.show_console(result.lost)
+        raise result.lost
+    if result.run is None:
+        raise errors.Unavailable(f"lab: {label}: skipped: {result.skipped}")
+    if result.traced is None:
+        raise errors.LabLost(f"{label}: the machine left no trace; run it again")
+    try:
+        known = symbols.parse(result.traced.symbols.read_text())
+    except ValueError as error:
+        raise errors.LabLost(f"{label}: its symbols: {error}") from None
+    found = tracefile.read(result.traced.trace)
+    return follow.follow(label, result.run, place, found, known, samples), known
+
+
+def explain(chosen: Sequence[Wanted], case: Case, samples: int) -> File:
+    """Boot the kernels and explain the case in each, and what lies between two."""
+    from kvmharness import cache
+    from kvmharness.analysis import call_difference
+    from kvmharness.model import explanation
+
+    with tempfile.TemporaryDirectory(dir=cache.folder("jobs"), prefix="traces-") as scratch:
+        results = _boot(chosen, [case], samples, Path(scratch))
+        names = labels(chosen, results)
+        found = [_explain(name, r, 0, samples) for name, r in zip(names, results, strict=True)]
+    kernels = [one for one, _ in found]
+    between = None
+    if len(found) == 2:
+        (one, has_one), (other, has_other) = found
+        between = call_difference.difference(
+            one, other, has_one.names.__contains__, has_other.names.__contains__
+        )
+    created = results[0].run.started if results[0].run else ""
+    return explanation.File(explanation.SCHEMA, __version__, created, case.name, kernels, between)
+
+
+def write(explained: File, folder: Path) -> list[Path]:
+    """Write everything that is made of an explanation into a folder; return the files."""
+    from kvmharness.files import write_whole
+    from kvmharness.model import explanation
+    from kvmharness.render import flame, stacks
+
+    paths = [folder / "explain.json"]
+    explanation.write(paths[0], explained)
+    texts: dict[str, str] = {}
+    for kernel in explained.kernels:
+        caption = f"{kernel.figure:,.2f} instructions per op, every one of them"
+        title = f"{explained.case} on {kernel.label}"
+        texts[f"{kernel.label}.svg"] = flame.document(flame.explained(kernel), title, caption)
+        texts[f"{kernel.label}.folded"] = stacks.folded(kernel)
+        texts[f"{kernel.label}.callgrind"] = stacks.callgrind(kernel, explained.case)
+    if explained.difference is not None:
+        one, other = explained.kernels
+        boxes = flame.difference(one, other, explained.difference)
+        title = f"{explained.case}: {one.label} → {other.label}"
+        caption = (
+            f"{one.figure:,.2f} → {other.figure:,.2f} instructions per op; red takes more, blue "
+            "less; as wide as where it takes more"
+        )
+        texts["difference.svg"] = flame.document(boxes, title, caption)
+        texts["difference.folded"] = stacks.folded_pair(one, other)
+    for name, text in texts.items():
+        write_whole(folder / name, text.encode())
+        paths.append(folder / name)
+    return paths
