@@ -66,7 +66,7 @@ class BuildWithGuests(build_ext):
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
         (base / "kvmharness" / "lab").mkdir(parents=True, exist_ok=True)
-        compile_plugin(base / "kvmharness" / "lab" / "trace.so")
+        compile_plugin(base / "kvmharness" / "lab" / "trace-plugin.so")
         destination = base / "kvmharness" / "blobs"
         destination.mkdir(parents=True, exist_ok=True)
         address = guest_code_address()

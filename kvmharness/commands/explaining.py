@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +104,12 @@ def _explain(label: str, result: Result, place: int, samples: int) -> tuple[Expl
 
 def explain(chosen: Sequence[Wanted], case: Case, samples: int) -> File:
     """Boot the kernels and explain the case in each, and what lies between two."""
-    from kvmharness import cache
     from kvmharness.analysis import call_difference
+    from kvmharness.lab import matrix
     from kvmharness.model import explanation
 
-    with tempfile.TemporaryDirectory(dir=cache.folder("jobs"), prefix="traces-") as scratch:
-        results = _boot(chosen, [case], samples, Path(scratch))
+    with matrix.Workshop() as workshop:
+        results = _boot(chosen, [case], samples, workshop.job())
         names = labels(chosen, results)
         found = [_explain(name, r, 0, samples) for name, r in zip(names, results, strict=True)]
     kernels = [one for one, _ in found]

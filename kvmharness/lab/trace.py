@@ -14,7 +14,8 @@ from kvmharness.lab.engine import Left
 from kvmharness.lab.job import SYMBOLS
 from kvmharness.lab.qemu import Qemu
 
-PLUGIN, FILE = "trace.so", "trace"
+# Not trace.so: Python would import it in place of this module.
+PLUGIN, FILE = "trace-plugin.so", "trace"
 
 
 @dataclass(frozen=True)
