@@ -32,7 +32,8 @@ def without(top: Node, has: Has) -> dict[str, int]:
     """
     gone: dict[str, int] = defaultdict(int)
     for node in list(top.walk()):
-        if node.parent is not None and not is_root(node.name) and not has(node.name):
+        called = node.parent is not None and node.parent is not top
+        if called and not is_root(node.name) and not has(node.name):
             gone[node.name] += node.own
             node.dissolve()
     return dict(gone)

@@ -22,9 +22,14 @@ WIDTH, ROW, HEAD = 1200, 18, 64
 FONT, LETTER = 11, 6.65
 # Of the whole: what is narrower cannot be seen at any zoom, or on a page that has none.
 LEAST, LEAST_STILL = 2e-6, 4e-4
+# Of the greatest change: what is less is drawn as none.
+LEAST_CHANGE = 0.005
 INK, PAPER, SAME = "#1b1b1b", "#ffffff", "#e4e4e4"
 SVG = "http://www.w3.org/2000/svg"
 XHTML = "http://www.w3.org/1999/xhtml"
+
+
+_Pair = tuple[Node | None, Node | None]
 
 
 @dataclass(frozen=True)
@@ -108,49 +113,69 @@ def explained(explanation: Explanation) -> list[Box]:
     return list(_lay_out(made[top].children))
 
 
-def _heat(before: float, after: float) -> str:
-    """Return red for more, blue for less, the deeper the greater the share that changed."""
-    most = max(before, after)
-    share = (after - before) / most if most else 0.0
-    if abs(share) < 0.005:
+def _heat(change: float, most: float) -> str:
+    """Return red for more, blue for less, the deeper the nearer to the greatest change of all."""
+    share = abs(change) / most if most else 0.0
+    if share < LEAST_CHANGE:
         return SAME
-    light = 88 - round(38 * abs(share))
-    return f"hsl({4 if share > 0 else 214},80%,{light}%)"
+    return f"hsl({4 if change > 0 else 214},80%,{90 - round(38 * share**0.5)}%)"
+
+
+class _Pairs:
+    """Two call trees as one, node by node."""
+
+    def __init__(self, before: Explanation, after: Explanation, between: Difference) -> None:
+        self.tops = tree(before.nodes), tree(after.nodes)
+        without(self.tops[0], lambda name: name not in between.only_before)
+        without(self.tops[1], lambda name: name not in between.only_after)
+        self._totals = self.tops[0].totals() | self.tops[1].totals()
+        self._ops = before.ops, after.ops
+        owns = [self._per_op(nodes, own=True) for _, nodes in self._walk()]
+        self._most = max((abs(one - other) for one, other in owns), default=0.0)
+
+    def _per_op(self, nodes: _Pair, own: bool) -> tuple[float, float]:
+        one, other = (
+            (node.own if own else self._totals[node]) / ops if node else 0.0
+            for node, ops in zip(nodes, self._ops, strict=True)
+        )
+        return one, other
+
+    def _walk(self) -> Iterator[tuple[str, _Pair]]:
+        waiting: list[tuple[str, _Pair]] = [("", self.tops)]
+        while waiting:
+            name, nodes = waiting.pop()
+            yield name, nodes
+            waiting += self.below(nodes)
+
+    @staticmethod
+    def below(nodes: _Pair) -> list[tuple[str, _Pair]]:
+        """Return the children of both by name."""
+        children = [node.children if node else {} for node in nodes]
+        names = dict.fromkeys([*children[0], *children[1]])
+        return [(name, (children[0].get(name), children[1].get(name))) for name in names]
+
+    def drawn(self, name: str, nodes: _Pair) -> _Drawn:
+        """Return what is drawn of a pair; it is as wide as the one that took more itself."""
+        own, total = self._per_op(nodes, own=True), self._per_op(nodes, own=False)
+        title = (
+            f"{name}: {figure(total[0])} → {figure(total[1])} insn/op "
+            f"({total[1] - total[0]:+,.2f}), own {figure(own[0])} → {figure(own[1])} "
+            f"({own[1] - own[0]:+,.2f})"
+        )
+        return _Drawn(name, max(own), [], title, _heat(own[1] - own[0], self._most))
 
 
 def difference(before: Explanation, after: Explanation, between: Difference) -> list[Box]:
     """Lay out two call trees as one: a function is as wide as in the kernel where it took more."""
-    one, other = tree(before.nodes), tree(after.nodes)
-    without(one, lambda name: name not in between.only_before)
-    without(other, lambda name: name not in between.only_after)
-    totals, other_totals = one.totals(), other.totals()
-
-    def drawn(a: Node | None, b: Node | None) -> tuple[_Drawn, list[str]]:
-        some = a or b
-        assert some is not None
-        own = (a.own / before.ops if a else 0.0, b.own / after.ops if b else 0.0)
-        total = (
-            totals[a] / before.ops if a else 0.0,
-            other_totals[b] / after.ops if b else 0.0,
-        )
-        title = (
-            f"{some.name}: {figure(total[0])} → {figure(total[1])} insn/op "
-            f"({total[1] - total[0]:+,.2f}), own {figure(own[0])} → {figure(own[1])} "
-            f"({own[1] - own[0]:+,.2f})"
-        )
-        names = dict.fromkeys([*(a.children if a else ()), *(b.children if b else ())])
-        return _Drawn(some.name, max(own), [], title, _heat(*total)), list(names)
-
-    root, names = drawn(one, other)
-    waiting: list[tuple[_Drawn, list[str], Node | None, Node | None]] = [(root, names, one, other)]
+    pairs = _Pairs(before, after, between)
+    root = pairs.drawn("", pairs.tops)
+    waiting: list[tuple[_Drawn, _Pair]] = [(root, pairs.tops)]
     while waiting:
-        parent, names, a, b = waiting.pop()
-        for name in names:
-            x = a.children.get(name) if a else None
-            y = b.children.get(name) if b else None
-            child, below = drawn(x, y)
+        parent, nodes = waiting.pop()
+        for name, below in pairs.below(nodes):
+            child = pairs.drawn(name, below)
             parent.children.append(child)
-            waiting.append((child, below, x, y))
+            waiting.append((child, below))
     return list(_lay_out(root.children))
 
 
@@ -206,6 +231,7 @@ def document(boxes: list[Box], title: str, caption: str) -> str:
     root.attrib |= {
         "xmlns": SVG,
         "width": "100%",
+        "preserveAspectRatio": "xMidYMin meet",
         "data-width": str(WIDTH),
         "data-letter": str(LETTER),
     }
