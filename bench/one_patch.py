@@ -87,9 +87,8 @@ def switched_off(text: str) -> str:
     return text.replace(CURED, UNCURED)
 
 
-def main() -> None:
-    """Build both, measure both."""
-    output = Path(sys.argv[1] if len(sys.argv) > 1 else "one-patch")
+def builds() -> dict[str, Path]:
+    """Return the folders of KVM's modules, "cured" and "uncured", built where they are not yet."""
     if shutil.which("gcc-12") is None:
         sys.exit("one_patch: no gcc-12, which Debian built 6.1 with; apt-get install gcc-12")
     home = cache.made_once(cache.folder("one-patch") / RELEASE, lay_out)
@@ -107,7 +106,13 @@ def main() -> None:
         built[name] = home / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         log = built[name].with_suffix(".log")
         cache.made_once(built[name], functools.partial(build, tree, log))
-    for name, modules in built.items():
+    return built
+
+
+def main() -> None:
+    """Build both, measure both."""
+    output = Path(sys.argv[1] if len(sys.argv) > 1 else "one-patch")
+    for name, modules in builds().items():
         lab = [sys.executable, "-m", "kvmharness", "lab", f"linux-image-{RELEASE}"]
         cases = [f"--case=long64/{op}" for op in ("empty", "cr0_wp", "cr4_smep", "cpuid")]
         variants = ["--variant", "tdp", "--variant", "legacy", "--variant", "shadow"]

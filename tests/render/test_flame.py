@@ -23,9 +23,14 @@ def graph(explained: File) -> str:
     return flame.document(flame.explained(kernel), f"long64/cr0_wp on {kernel.label}", "166 insn")
 
 
-def difference(explained: File) -> str:
+def changed(explained: File) -> list[flame.Box]:
+    before, after = explained.kernels
     assert explained.difference is not None
-    boxes = flame.difference(*explained.kernels, explained.difference)
+    return flame.difference(before, after, explained.difference)
+
+
+def difference(explained: File) -> str:
+    boxes = changed(explained)
     return flame.document(boxes, "long64/cr0_wp: 5.10-legacy → 5.10-tdp", "red takes more")
 
 
@@ -44,7 +49,7 @@ def test_frames_fill_their_callers_and_no_more() -> None:
 
 
 def test_a_difference_says_both_and_colours_what_changed() -> None:
-    boxes = {box.name: box for box in flame.difference(*file().kernels, file().difference)}  # type: ignore[misc, arg-type]
+    boxes = {box.name: box for box in changed(file())}
     assert "inlined" not in boxes
     assert boxes["handle_exit"].colour == flame.SAME
     assert boxes["unload"].colour.startswith("hsl(214")
