@@ -41,7 +41,7 @@ def outermost(node: Node) -> bool:
     return all(caller.name != node.name for caller in node.path[:-1])
 
 
-def profiled(explanation: Explanation) -> Profiled:
+def costs(explanation: Explanation) -> Profiled:
     """Return the functions by their own instructions per op, dearest first, with callers."""
     top = tree(explanation.nodes)
     totals = top.totals()

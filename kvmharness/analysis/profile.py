@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from kvmharness.model.run import Sampled
 
@@ -48,3 +50,28 @@ def profiled(unit: str, case: Sampled, empty: Sampled | None) -> Profiled:
         rows.append(SymbolCost(symbol, gross, gross - of_empty))
     rows.sort(key=lambda row: (-row.net, row.symbol))
     return Profiled(rows, unit, case.ops, empty.case if empty else None)
+
+
+def with_calls(found: Profiled, calls: Mapping[tuple[str, str], int], ops: int) -> Profiled:
+    """Return costs with how often each function was called per op, and by whom.
+
+    `calls` counts by function and caller over `ops` ops; a function that no sample fell into
+    comes last.
+    """
+    callers: dict[str, dict[str, int]] = defaultdict(dict)
+    for (function, caller), count in calls.items():
+        callers[function][caller] = count
+    symbols = {row.symbol for row in found.rows}
+    rows = [*found.rows, *(SymbolCost(name, 0.0, 0.0) for name in callers if name not in symbols)]
+    rows = [
+        replace(
+            row,
+            calls=sum(callers[row.symbol].values()) / ops,
+            callers=tuple(sorted(callers[row.symbol], key=lambda c: -callers[row.symbol][c])),
+        )
+        if row.symbol in callers
+        else row
+        for row in rows
+    ]
+    rows.sort(key=lambda row: (-row.net, -(row.calls or 0.0), row.symbol))
+    return replace(found, rows=rows)

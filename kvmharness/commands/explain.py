@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kvmharness import errors
 from kvmharness.commands import completion
 from kvmharness.commands.options import Number
+
+if TYPE_CHECKING:
+    from kvmharness.model.cases import Case
+
+# How long the case is sampled on real hardware, and its `empty`.
+SECONDS = 1.0
 
 
 @click.command()
@@ -64,9 +72,10 @@ def explain(
     top: int,
     output: Path | None,
 ) -> None:
-    """Show where every instruction of one op of CASE went, by function, with --lab.
+    """Show where every instruction of one op of CASE went, by kernel function, with --lab.
 
     One KERNEL is explained; of two (or one in two variants) first what lies between them.
+    Without --lab the kernel that runs here is sampled: real hardware counts nothing exactly.
 
     Example: kvmharness explain long64/cr0_wp --lab linux-image-6.1.0-56-amd64 --variant tdp
     """
@@ -79,7 +88,13 @@ def explain(
     if len(chosen) != 1:
         raise errors.UsageError(f"case {case!r}: names {len(chosen)} cases; name one")
     if not lab:
-        raise errors.UsageError("explain: --lab is missing")
+        if kernel or variants or modules or output:
+            raise errors.UsageError(
+                "explain: kernels, their options and --output need --lab; without it the kernel "
+                "that runs here is sampled"
+            )
+        _sampled(chosen[0], top)
+        return
     if output:
         matrix.check_folder(output)
     found = explaining.explain(explaining.wanted(kernel, variants, modules), chosen[0], samples)
@@ -87,3 +102,29 @@ def explain(
     if output:
         for path in explaining.write(found, output):
             click.echo(f"written: {path}")
+
+
+def _sampled(case: Case, top: int) -> None:
+    """Show what can be had of the kernel that runs here: samples, and calls per op."""
+    from kvmharness.analysis.profile import profiled, with_calls
+    from kvmharness.kvm import fds
+    from kvmharness.measure import feasible, host, profile
+    from kvmharness.render import tables
+
+    click.echo("Instructions cannot be accounted for exactly on real hardware: what follows is")
+    click.echo("sampled by perf, and calls are counted by ftrace.  Use --lab for an exact account.")
+    wanted = profile.settings(SECONDS, max(os.sched_getaffinity(0)))
+    with fds.System() as system:
+        reason = feasible.why_not(case, feasible.limits(system, host.vendor_module()))
+        if reason:
+            raise errors.Unavailable(f"explain {case.name}: {reason}")
+        found = profiled(*profile.profile(system, case, wanted, None))
+        not_followed = ""
+        try:
+            found = with_calls(found, *profile.calls(system, case, wanted))
+        except errors.Unavailable as error:
+            not_followed = str(error)
+    out = tables.console()
+    tables.show_profile(found, case.name, top, out)
+    if not_followed:
+        out.print(tables.plain(f"not counted: {not_followed}"), soft_wrap=True)

@@ -6,8 +6,11 @@ import math
 
 import msgspec
 
+from kvmharness.counters.calls import NAME as CALLS
+from kvmharness.counters.calls import Calls, pair
 from kvmharness.counters.perf import PerfSource
 from kvmharness.counters.profile import CLOCKS, KvmStat, Profile, clock
+from kvmharness.counters.tracefs import Instance
 from kvmharness.errors import Unavailable
 from kvmharness.guest.vm import MAX_ITERATIONS
 from kvmharness.kvm.fds import System
@@ -18,6 +21,8 @@ from kvmharness.model.run import Sampled, Settings
 # Off the round numbers, so that sampling does not beat with the kernel's own timers.
 FREQUENCY_HZ = 4999
 WARM_UP_MS = 20.0
+# Every call is written down, by the thousand an op where roots are rebuilt.
+TRACED_OPS = 20
 
 
 def settings(seconds: float, cpu: int | None) -> Settings:
@@ -66,6 +71,19 @@ def profile(
     (baseline,) = select([case.baseline])
     empty = _take(system, baseline, wanted, Profile(event, FREQUENCY_HZ))
     return (unit, sampled, Sampled(baseline.name, empty.counts, empty.ops)), source.data
+
+
+def calls(system: System, case: Case, wanted: Settings) -> tuple[dict[tuple[str, str], int], int]:
+    """Count the kernel functions that a few ops of the case call, by function and caller.
+
+    Returns the counts and how many ops there were.  Raises Unavailable where ftrace cannot.
+    """
+    with Instance() as instance:
+        source = Calls(instance)
+        taken = take(system, case, wanted, samples=1, iterations=TRACED_OPS, sources=[source])
+    if source.absent:
+        raise Unavailable(f"calls of {case.name}: {source.absent[CALLS]}")
+    return {pair(name): count for name, count in taken.counts.items()}, taken.ops
 
 
 def kvm_stat(system: System, case: Case, module: str | None, wanted: Settings) -> str:

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis.calltree import Node
-from kvmharness.analysis.explain import profiled, tree
+from kvmharness.analysis.explain import costs, tree
 from kvmharness.model.explanation import Difference, Explanation, File
 from kvmharness.render.tables import plain, show_profile
 from kvmharness.text import figure
@@ -77,7 +77,7 @@ def _one(explanation: Explanation, case: str, share: float, top: int, out: Conso
     out.print()
     _tree(explanation, share, out)
     out.print()
-    show_profile(profiled(explanation), case, top, out)
+    show_profile(costs(explanation), case, top, out)
     out.print(
         Text(
             f"{figure(explanation.thunks / explanation.ops)} insn/op of them in thunks that "

@@ -43,13 +43,16 @@ def plain(text: str) -> Text:
 
 
 def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
-    """Print the dearest functions of a case, a row each."""
+    """Print the dearest functions of a case, a row each; what is sampled is called so."""
     total = sum(row.net for row in profiled.rows)
-    unit = profiled.unit
+    unit = f"{profiled.unit}/op"
+    mark = "sampled " if profiled.sampled else ""
+    nested = any(row.inclusive is not None for row in profiled.rows)
     followed = any(row.calls is not None for row in profiled.rows)
-    own = f"net {unit}/op" if profiled.baseline else f"own {unit}/op"
-    columns = [own, "share", *([f"gross {unit}/op"] if profiled.baseline else [])]
-    columns += ["with callees", "calls/op"] if followed else []
+    columns = [f"{mark}{'net' if profiled.baseline else 'own'} {unit}", f"{mark}share"]
+    columns += [f"{mark}gross {unit}"] if profiled.baseline else []
+    columns += ["with callees"] if nested else []
+    columns += ["calls/op"] if followed else []
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
@@ -58,12 +61,13 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     for row in profiled.rows[:top]:
         cells = [figure(row.net), f"{row.net / total:.1%}" if total > 0 else "-"]
         cells += [figure(row.gross)] if profiled.baseline else []
-        cells += [figure(row.inclusive or 0.0), count(row.calls)] if followed else []
+        cells += [figure(row.inclusive or 0.0)] if nested else []
+        cells += [count(row.calls)] if followed else []
         callers = ", ".join((row.callers or ())[:MOST_CALLERS])
         table.add_row(*cells, plain(row.symbol), *([plain(callers)] if followed else []))
     of = f" net of {profiled.baseline}" if profiled.baseline else ""
     how = "sampled by perf, host code only" if profiled.sampled else "every instruction"
-    out.print(Text(f"{name}: {figure(total)} {unit}/op{of} ({how}, {profiled.ops:,} ops)"))
+    out.print(Text(f"{name}: {figure(total)} {unit}{of} ({how}, {profiled.ops:,} ops)"))
     out.print(table)
 
 

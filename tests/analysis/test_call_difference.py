@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvmharness.analysis.call_difference import difference
-from kvmharness.analysis.explain import profiled, tree
+from kvmharness.analysis.explain import costs, tree
 from kvmharness.model.explanation import Change, Difference
 from tests.support.made_up_explanation import LEGACY, TDP, explanation, file
 
@@ -100,7 +100,7 @@ def test_changes_add_up_to_the_difference_of_the_figures(
 
 
 def test_functions_are_counted_once_where_they_call_themselves() -> None:
-    rows = {row.symbol: row for row in profiled(explanation("b", TDP)).rows}
+    rows = {row.symbol: row for row in costs(explanation("b", TDP)).rows}
     zap = rows["zap"]
     assert (zap.net, zap.inclusive, zap.calls, zap.callers) == (120.0, 120.0, 3.0, ("unload",))
     assert rows["run"].inclusive == 162.0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.counters.calls import Calls
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.perf import Event, PerfStat
 from kvmharness.counters.profile import KvmStat, Profile
@@ -57,6 +58,14 @@ def blind_reasons(stack: ExitStack) -> Source:
     return ExitReasons(stack.enter_context(Instance(Path("/nowhere"))))
 
 
+def calls(stack: ExitStack) -> Source:
+    return Calls(stack.enter_context(Instance()))
+
+
+def blind_calls(stack: ExitStack) -> Source:
+    return Calls(stack.enter_context(Instance(Path("/nowhere"))))
+
+
 ABLE: dict[str, Callable[[ExitStack], Source]] = {
     "fake": lambda _: Fake(),
     "kvm stats": lambda _: KvmStats(),
@@ -64,11 +73,13 @@ ABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf record": lambda _: Profile("cpu-clock:k", 999),
     "perf kvm stat": lambda _: KvmStat(),
     "exit reasons": reasons,
+    "calls": calls,
     "trace label": lambda _: TraceLabel(0x10002),
 }
 UNABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf that is not there": lambda _: PerfStat(TASK_CLOCK, NOT_HERE),
     "tracefs that is not there": blind_reasons,
+    "calls without tracefs": blind_calls,
 }
 
 
