@@ -66,7 +66,9 @@ def _boot(
         folder = into / str(number)
         folder.mkdir()
         target = matrix.Target(one.kernel, one.variant, machine)
-        plan = matrix.Plan(cases, {plain.clock: settings}, None, one.modules, None, folder)
+        plan = matrix.Plan(
+            cases, {plain.clock: settings}, None, one.modules, None, folder, count=False
+        )
         with progress.watch([target]) as heard:
             results += matrix.measure([target], plan, 1, heard)
     return results

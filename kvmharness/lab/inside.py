@@ -108,7 +108,9 @@ class _Reporter:
 
 def _measure(sender: Sender, job: Job) -> None:
     """Do what the host asked for, and send the run."""
-    plan = Plan(job.cases, job.settings, job.suite, job.clock, job.roles, warm_up=True)
+    plan = Plan(
+        job.cases, job.settings, job.suite, job.clock, job.roles, warm_up=True, count=job.count
+    )
     reporter = _Reporter(sender)
     with System() as system:
         reporter.send(collect(system, plan, reporter.on_step))

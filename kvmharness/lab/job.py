@@ -18,7 +18,7 @@ class Job(msgspec.Struct, frozen=True):
     """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure.
 
     `roles` is what the kernel's files told of its MMU-role code; `symbols` asks for the names of
-    its functions too.
+    its functions too, `count` for the counting passes.
     """
 
     modules: list[Module]
@@ -29,6 +29,7 @@ class Job(msgspec.Struct, frozen=True):
     clock: Clock
     suite: str | None
     symbols: bool = False
+    count: bool = True
 
 
 class Outcome(msgspec.Struct, frozen=True):

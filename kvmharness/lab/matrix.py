@@ -48,7 +48,7 @@ class Plan:
     """What to measure in every kernel, and how; `output` is where run files and logs go.
 
     `settings` are those of each clock that a target's machine has.  `traces` is where what
-    tracing machines recorded is kept.
+    tracing machines recorded is kept; `count` asks for the counting passes.
     """
 
     cases: Sequence[Case]
@@ -57,6 +57,7 @@ class Plan:
     kvm_modules: Path | None
     output: Path | None
     traces: Path | None = None
+    count: bool = True
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,7 @@ def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> No
         machine.clock,
         plan.suite,
         symbols=plan.traces is not None,
+        count=plan.count,
     )
     contents = {module.file: path.read_bytes() for module, path in loaded}
     contents[JOB] = msgspec.json.encode(job)

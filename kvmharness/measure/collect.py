@@ -33,7 +33,7 @@ class Plan:
     `roles` is the kernel's MMU-role code where that is known already.  With `warm_up` every
     case is measured once beforehand: the first VM after a boot differs, and is no sample.
     After all VMs of the settings, `again` names the cases that need as many more, at most
-    `again_most` times.
+    `again_most` times.  Without `count` the passes of tracepoints and functions are left out.
     """
 
     cases: Sequence[Case]
@@ -44,6 +44,7 @@ class Plan:
     warm_up: bool = False
     again: Callable[[Run], set[str]] = _nothing_more
     again_most: int = 0
+    count: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
         if not names:
             break
         _measure(session, run, plan.settings.vms, names, on_step)
-    _count(system, session, run, on_step)
+    if plan.count:
+        _count(system, session, run, on_step)
     run.finished = timestamp()
     return run
 

@@ -115,6 +115,19 @@ def _wrong(explanation: Explanation) -> str | None:
     return None
 
 
+class _Header(msgspec.Struct):
+    schema: str
+
+
+def is_one(path: Path) -> bool:
+    """Tell whether a file says of itself that it is an explanation, of any version."""
+    try:
+        header = msgspec.json.decode(path.read_bytes(), type=_Header)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return header.schema.startswith(SCHEMA.partition("/")[0])
+
+
 def read(path: Path) -> File:
     """Read an explanation.  Raises UsageError for anything that is not one."""
     try:

@@ -14,9 +14,10 @@ from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
 from kvmharness.model.clocks import UNITS
 from kvmharness.model.counters import columns
+from kvmharness.model.explanation import File
 from kvmharness.model.run import CaseResult, Run, Slope
 from kvmharness.render import compare_table, tables
-from kvmharness.render.report import figures, hosts
+from kvmharness.render.report import explained, figures, hosts
 from kvmharness.render.report.figures import Curve, Ratio
 from kvmharness.text import printable
 
@@ -177,8 +178,10 @@ def _safe(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def render(files: Sequence[RunFile]) -> str:
+def render(files: Sequence[RunFile], explanations: Sequence[File] = ()) -> str:
     """Return the page of the runs, the first of which is the base of every comparison.
+
+    `explanations` are shown between the comparisons and the cases.
 
     Raises UsageError where the runs are of different clocks, or too many.
     """
@@ -210,6 +213,7 @@ def render(files: Sequence[RunFile]) -> str:
         note=f"Figures are {tables.INSTRUCTIONS_BRIEFLY}." if clock == "insn" else "",
         instructions=tables.INSTRUCTIONS,
         comparisons=[_comparison(entries[0], entry) for entry in entries[1:]],
+        explained=explained.sections(explanations),
         sweeps=_sweeps(entries),
         cases=[_case(entries, name, number) for number, name in enumerate(names)],
         hosts=hosts.rows([entry.run for entry in entries]),
