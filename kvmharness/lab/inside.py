@@ -109,7 +109,13 @@ class _Reporter:
 def _measure(sender: Sender, job: Job) -> None:
     """Do what the host asked for, and send the run."""
     plan = Plan(
-        job.cases, job.settings, job.suite, job.clock, job.roles, warm_up=True, count=job.count
+        job.cases,
+        job.settings,
+        job.suite,
+        job.clock,
+        job.roles,
+        warm_up=True,
+        count=bool(job.count),
     )
     reporter = _Reporter(sender)
     with System() as system:

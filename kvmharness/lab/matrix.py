@@ -216,8 +216,8 @@ def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> No
         plan.settings[machine.clock],
         machine.clock,
         plan.suite,
-        symbols=plan.traces is not None,
-        count=plan.count,
+        symbols=int(plan.traces is not None),
+        count=int(plan.count),
     )
     contents = {module.file: path.read_bytes() for module, path in loaded}
     contents[JOB] = msgspec.json.encode(job)
