@@ -155,7 +155,7 @@ class Attribution:
         To be called once, after the last stretch was added.
         """
         self._stacks.settle()
-        for node in list(self.top.walk()):
+        for node in reversed(list(self.top.walk())):
             if node.parent is not None and is_thunk(node.name):
                 self.thunks += node.own
                 node.dissolve()

@@ -16,8 +16,12 @@ from kvmharness.model.explanation import Change, Difference, Explanation
 
 # Callers named in a row, and in the sentence.
 CALLERS, CALLERS_SAID = 8, 5
+# Functions that only one kernel has, named beside the one that they are charged to.
+ALONE = 3
 
 Has = Callable[[str], bool]
+# Instructions of dissolved functions by the function that they are charged to.
+Charged = dict[str, dict[str, int]]
 
 
 def is_root(name: str) -> bool:
@@ -25,18 +29,34 @@ def is_root(name: str) -> bool:
     return name.startswith("[")
 
 
-def without(top: Node, has: Has) -> dict[str, int]:
+def without(top: Node, has: Has) -> Charged:
     """Dissolve the functions below `top` that the other kernel does not have.
 
-    Returns what they took themselves.
+    Returns what they took themselves, by the function that it is charged to.
     """
-    gone: dict[str, int] = defaultdict(int)
-    for node in list(top.walk()):
+    bags: dict[Node, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for node in reversed(list(top.walk())):
         called = node.parent is not None and node.parent is not top
-        if called and not is_root(node.name) and not has(node.name):
-            gone[node.name] += node.own
-            node.dissolve()
-    return dict(gone)
+        if node.parent is None or not called or is_root(node.name) or has(node.name):
+            continue
+        bag = bags[node.parent]
+        for name, own in [(node.name, node.own), *bags.pop(node, {}).items()]:
+            bag[name] += own
+        node.dissolve()
+    charged: Charged = defaultdict(lambda: defaultdict(int))
+    for node, bag in bags.items():
+        for name, own in bag.items():
+            charged[node.name][name] += own
+    return charged
+
+
+def _per_op(charged: Charged, ops: int) -> dict[str, float]:
+    """Return what the dissolved functions took per op, by name."""
+    owns: dict[str, int] = defaultdict(int)
+    for bag in charged.values():
+        for name, own in bag.items():
+            owns[name] += own
+    return {name: own / ops for name, own in sorted(owns.items())}
 
 
 def _owns(top: Node) -> dict[str, int]:
@@ -80,14 +100,16 @@ def difference(
         old = owns.get(name, 0) / before.ops
         new = other_owns.get(name, 0) / after.ops
         if old != new:
-            chain = (other_chains if new > old else chains).get(name, [])
-            changes.append(Change(name, old, new, chain))
+            chain, charged = (other_chains, only_after) if new > old else (chains, only_before)
+            bag = charged.get(name, {})
+            dearest = sorted((n for n in bag if bag[n]), key=lambda n: (-bag[n], n))[:ALONE]
+            changes.append(Change(name, old, new, chain.get(name, []), dearest))
     changes.sort(key=lambda row: (-abs(row.change), row.function))
     return Difference(
         sentence(before, after, changes),
         changes,
-        {name: own / before.ops for name, own in sorted(only_before.items()) if own},
-        {name: own / after.ops for name, own in sorted(only_after.items()) if own},
+        _per_op(only_before, before.ops),
+        _per_op(only_after, after.ops),
     )
 
 
@@ -118,6 +140,7 @@ def sentence(before: Explanation, after: Explanation, changes: list[Change]) -> 
 
 
 def _called(row: Change) -> str:
+    with_ = f" with {', '.join(row.alone)} in it" if row.alone else ""
     if not row.callers:
-        return ""
-    return f", called by {' < '.join(row.callers[:CALLERS_SAID])}"
+        return with_
+    return f"{with_}, called by {' < '.join(row.callers[:CALLERS_SAID])}"

@@ -64,12 +64,17 @@ class Explanation(msgspec.Struct):
 
 
 class Change(msgspec.Struct, frozen=True):
-    """A function's own instructions per op on either side; `callers` are its dearest ones."""
+    """A function's own instructions per op on either side.
+
+    `callers` are those of its dearest path, nearest first; `alone` functions that only the
+    kernel has where it takes more, and whose cost is in it.
+    """
 
     function: str
     before: float
     after: float
     callers: list[str]
+    alone: list[str] = []
 
     @property
     def change(self) -> float:

@@ -15,6 +15,8 @@ from kvmharness.text import figure
 # Names of functions that only one kernel has, before the rest is counted.
 MOST_NAMED = 12
 COUNT = "{:,.2f}"
+# As many callers as fit beside the rest.
+CALLERS = 4
 
 
 def _table(*titles: str) -> Table:
@@ -88,9 +90,9 @@ def _one(explanation: Explanation, case: str, share: float, top: int, out: Conso
 
 
 def _alone(label: str, functions: dict[str, float], out: Console) -> None:
-    if not functions:
+    dear = sorted((n for n in functions if functions[n]), key=lambda name: -functions[name])
+    if not dear:
         return
-    dear = sorted(functions, key=lambda name: -functions[name])
     named = ", ".join(f"{name} {figure(functions[name])}" for name in dear[:MOST_NAMED])
     rest = f", and {len(dear) - MOST_NAMED} more" if len(dear) > MOST_NAMED else ""
     out.print(plain(f"only {label} has, charged to who called them: {named}{rest}"), soft_wrap=True)
@@ -103,8 +105,8 @@ def _difference(between: Difference, names: list[str], top: int, out: Console) -
             f"{row.change:+,.2f}",
             COUNT.format(row.before),
             COUNT.format(row.after),
-            plain(row.function),
-            plain(" < ".join(row.callers[:5])),
+            plain(f"{row.function} (with {', '.join(row.alone)})" if row.alone else row.function),
+            plain(" < ".join(row.callers[:CALLERS])),
         )
     rest = between.changes[top:]
     if rest:
