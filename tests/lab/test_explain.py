@@ -66,23 +66,24 @@ def test_every_instruction_is_accounted_for(cured: File) -> None:
 def test_the_trace_changes_no_figure(cured: File, plain: Run) -> None:
     (case,) = plain.cases
     assert case.per_op is not None
-    kernel = explained(cured)
-    assert kernel.median == case.per_op.median
-    assert set(kernel.samples) <= {round(s * (case.iterations or 0)) for s in case.samples}
+    # From boot to boot, traced or not, an op may take an instruction more: where an object lies.
+    assert explained(cured).median == pytest.approx(case.per_op.median, abs=2)
 
 
+# What the doorbells call is in both counts, and in no op.
 INSIDE = """
 import json
 from kvmharness.kvm.fds import System
 from kvmharness.lab.wire import Sender
 from kvmharness.measure import profile
 from kvmharness.model.cases import Case
-with System() as system:
-    wanted = profile.settings(0.01, None)
-    counts, ops = profile.calls(system, Case("long64", "cr0_wp"), wanted)
 found = {}
-for (function, _), count in counts.items():
-    found[function] = found.get(function, 0) + count / ops
+with System() as system:
+    for ops, sign in ((100, 1), (20, -1)):
+        profile.TRACED_OPS = ops
+        counts, _ = profile.calls(system, Case("long64", "cr0_wp"), profile.settings(0.01, None))
+        for (function, _), count in counts.items():
+            found[function] = found.get(function, 0) + sign * count / 80
 with open("/dev/ttyS1", "r+b", buffering=0) as port:
     Sender(port).send("calls", json.dumps(found).encode())
     Sender(port).send("outcome.json", b'{"state":"done"}')
@@ -114,12 +115,12 @@ def calls_by_ftrace(folder: Path) -> dict[str, float]:
 def test_ftrace_counts_the_same_calls(cured: File, tmp_path: Path) -> None:
     ours = {row.symbol: row.calls or 0.0 for row in costs(explained(cured)).rows}
     theirs = calls_by_ftrace(tmp_path)
-    # What ftrace may trace, in every op; a tick or the doorbells' exits are in few.
+    # What ftrace may trace, in every op.
     both = [name for name in ours.keys() & theirs.keys() if ours[name] >= 1]
     assert len(both) > 60
     for name in both:
-        # The doorbell that ends the measurement is an exit more in 20 ops.
-        assert theirs[name] == pytest.approx(ours[name], abs=0.3), name
+        # A tick that fell into one of the counts calls some of them once or twice.
+        assert theirs[name] == pytest.approx(ours[name], abs=0.1), name
 
 
 def test_two_variants_differ_where_the_roots_are_rebuilt(tmp_path: Path) -> None:
