@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from kvmharness.analysis import summary
 from kvmharness.errors import UsageError
-from kvmharness.model import runfile
+from kvmharness.model import explanation, runfile
 from kvmharness.model.run import Run
 from kvmharness.text import printable
 
@@ -33,6 +33,15 @@ def _files(paths: Iterable[Path]) -> list[Path]:
         for file in inside:
             found.setdefault(file.resolve(), file)
     return list(found.values())
+
+
+def apart(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files of runs and those of explanations.  Raises UsageError."""
+    runs: list[Path] = []
+    explanations: list[Path] = []
+    for file in _files(paths):
+        (explanations if explanation.is_one(file) else runs).append(file)
+    return runs, explanations
 
 
 def classified(paths: Sequence[Path]) -> list[RunFile]:

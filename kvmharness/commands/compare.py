@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
+from kvmharness.commands import completion
 from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 
     from kvmharness.analysis.compare import Side
     from kvmharness.lab.boot import LabMachine
+
+
+# Functions shown of a difference.
+EXPLAINED = 20
 
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
@@ -60,6 +65,12 @@ def _side(path: Path, name: str) -> Side:
     metavar="NAME[,NAME]",
     help="With --lab: as `lab --machine`; a table for each. [kvm where it works]",
 )
+@click.option(
+    "--explain",
+    metavar="CASE",
+    shell_complete=completion.cases,
+    help="With --lab: where this case's difference lies, by kernel function (as `explain`).",
+)
 def compare(
     base: Path,
     new: tuple[Path, ...],
@@ -67,6 +78,7 @@ def compare(
     lab: bool,
     variant: str,
     machine: str | None,
+    explain: str | None,
 ) -> None:
     """Say which cases are faster or slower in NEW than in BASE, and what KVM did otherwise.
 
@@ -77,6 +89,8 @@ def compare(
 
     Example: kvmharness compare 5.10.json 6.1.json
     """
+    if explain and not lab:
+        raise errors.UsageError("compare --explain: only a lab can be followed; add --lab")
     paths = (base, *new)
     share = None if threshold is None else threshold / 100
     codes: set[int] = set()
@@ -86,7 +100,22 @@ def compare(
         if title:
             click.echo(title)
         codes |= _show(sides, share)
+    if explain:
+        _explain(paths, variant, explain)
     sys.exit(next(c for c in (errors.EXIT_REGRESSION, errors.EXIT_UNCLEAR, 0) if c in codes))
+
+
+def _explain(paths: tuple[Path, ...], variant: str, case: str) -> None:
+    """Boot base and each new kernel once more, and show where the case's difference lies."""
+    from kvmharness.commands import explaining
+    from kvmharness.render import explain_table, tables
+
+    chosen = explaining.case(case)
+    for path in paths[1:]:
+        kernels = explaining.wanted([str(paths[0]), str(path)], [variant], [])
+        click.echo()
+        found = explaining.explain(kernels, chosen, 1)
+        explain_table.show_difference(found, EXPLAINED, tables.console())
 
 
 def _tables(

@@ -81,23 +81,20 @@ def explain(
     """
     from kvmharness.commands import explaining
     from kvmharness.lab import matrix
-    from kvmharness.model import cases
     from kvmharness.render import explain_table, tables
 
-    chosen = cases.select([case])
-    if len(chosen) != 1:
-        raise errors.UsageError(f"case {case!r}: names {len(chosen)} cases; name one")
+    chosen = explaining.case(case)
     if not lab:
         if kernel or variants or modules or output:
             raise errors.UsageError(
                 "explain: kernels, their options and --output need --lab; without it the kernel "
                 "that runs here is sampled"
             )
-        _sampled(chosen[0], top)
+        _sampled(chosen, top)
         return
     if output:
         matrix.check_folder(output)
-    found = explaining.explain(explaining.wanted(kernel, variants, modules), chosen[0], samples)
+    found = explaining.explain(explaining.wanted(kernel, variants, modules), chosen, samples)
     explain_table.show(found, share / 100, top, tables.console())
     if output:
         for path in explaining.write(found, output):

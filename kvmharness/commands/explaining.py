@@ -28,6 +28,16 @@ class Wanted:
     modules: Path | None
 
 
+def case(pattern: str) -> Case:
+    """Return the one case that a pattern names.  Raises UsageError."""
+    from kvmharness.model import cases
+
+    chosen = cases.select([pattern])
+    if len(chosen) != 1:
+        raise errors.UsageError(f"case {pattern!r}: names {len(chosen)} cases; name one")
+    return chosen[0]
+
+
 def wanted(
     kernels: Sequence[str], variants: Sequence[str], modules: Sequence[Path]
 ) -> list[Wanted]:
@@ -104,14 +114,14 @@ def _explain(label: str, result: Result, place: int, samples: int) -> tuple[Expl
     return follow.follow(label, result.run, place, found, known, samples), known
 
 
-def explain(chosen: Sequence[Wanted], case: Case, samples: int) -> File:
+def explain(chosen: Sequence[Wanted], measured: Case, samples: int) -> File:
     """Boot the kernels and explain the case in each, and what lies between two."""
     from kvmharness.analysis import call_difference
     from kvmharness.lab import matrix
     from kvmharness.model import explanation
 
     with matrix.Workshop() as workshop:
-        results = _boot(chosen, [case], samples, workshop.job())
+        results = _boot(chosen, [measured], samples, workshop.job())
         names = labels(chosen, results)
         found = [_explain(name, r, 0, samples) for name, r in zip(names, results, strict=True)]
     kernels = [one for one, _ in found]
@@ -122,7 +132,9 @@ def explain(chosen: Sequence[Wanted], case: Case, samples: int) -> File:
             one, other, has_one.names.__contains__, has_other.names.__contains__
         )
     created = results[0].run.started if results[0].run else ""
-    return explanation.File(explanation.SCHEMA, __version__, created, case.name, kernels, between)
+    return explanation.File(
+        explanation.SCHEMA, __version__, created, measured.name, kernels, between
+    )
 
 
 def write(explained: File, folder: Path) -> list[Path]:

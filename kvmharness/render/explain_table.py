@@ -119,14 +119,19 @@ def _difference(between: Difference, names: list[str], top: int, out: Console) -
     _alone(names[1], between.only_after, out)
 
 
+def show_difference(explained: File, top: int, out: Console) -> None:
+    """Print what lies between two kernels, and nothing where there is one."""
+    if explained.difference is not None:
+        names = [kernel.label for kernel in explained.kernels]
+        out.print(plain(f"{explained.case}: {explained.difference.sentence}"), soft_wrap=True)
+        out.print()
+        _difference(explained.difference, names, top, out)
+
+
 def show(explained: File, share: float, top: int, out: Console) -> None:
     """Print an explanation; `share` cuts the call trees, `top` the tables of functions."""
-    between = explained.difference
-    if between is not None:
-        names = [kernel.label for kernel in explained.kernels]
-        out.print(plain(f"{explained.case}: {between.sentence}"), soft_wrap=True)
-        out.print()
-        _difference(between, names, top, out)
+    show_difference(explained, top, out)
+    if explained.difference is not None:
         out.print()
     for number, kernel in enumerate(explained.kernels):
         if number:
