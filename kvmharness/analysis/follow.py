@@ -35,11 +35,8 @@ def samples(run: Run, place: int, trace: Trace) -> list[Sample]:
             for sample, its in zip(case.samples, case.vms, strict=True)
             if its == vm
         ]
-        # Of VM 0 there is the warm-up's sample too, which came first.
-        traced = min(len(stretches), len(figures))
-        if vm == 0 and traced == len(stretches) and traced < len(figures):
-            traced -= 1
-        found += zip(figures, stretches[-traced:], strict=False) if traced else []
+        # The warm-up measured in a VM 0 of its own; of each VM the first samples are traced.
+        found += zip(figures, stretches[1:] if vm == 0 else stretches, strict=False)
     if not found:
         raise Unaccounted(f"explain {case.name}: the trace has no sample of it; trace again")
     return found

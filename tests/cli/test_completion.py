@@ -41,7 +41,7 @@ def complete(*words: str, shell: str = "bash") -> tuple[list[str], set[str]]:
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (("kvmharness", "exp"), ["plain,export"]),
+        (("kvmharness", "exp"), ["plain,explain", "plain,export"]),
         (("kvmharness", "run", "long64/cr0_w"), ["plain,long64/cr0_wp"]),
         (("kvmharness", "perf", "real16/cr0_t"), ["plain,real16/cr0_ts"]),
         (("kvmharness", "run", "cpui"), [f"plain,{mode}/cpuid" for mode in MODES]),

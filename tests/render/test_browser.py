@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.render.test_report import render, sweeping
+from tests.support.made_up_explanation import file as explained
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = """
@@ -51,6 +52,12 @@ def test_figures_are_there_and_the_console_is_empty(tmp_path: Path) -> None:
     assert dom.count("<svg ") == dom.count("<figure>") == 11
 
 
+def test_flame_graphs_of_explanations_are_there_too(tmp_path: Path) -> None:
+    dom, console = browse(render(sweeping(50), explanations=[explained()]), tmp_path)
+    assert console == []
+    assert dom.count('<figure class="flame">') == 3
+
+
 def test_console_would_tell_of_a_script(tmp_path: Path) -> None:
     """The check above can fail: the page's own policy refuses what it does not hold."""
     text = render(sweeping(50)).replace("</body>", "<script>alert(1)</script></body>")
@@ -63,7 +70,8 @@ def test_console_would_tell_of_a_script(tmp_path: Path) -> None:
 def test_page_is_no_wider_than_the_screen(tmp_path: Path, width: int) -> None:
     """A frame of that width, because the browser's window has a least one."""
     measured = "parent.document.title = document.documentElement.scrollWidth"
-    text = re.sub("<meta http-equiv[^>]*>", "", render(sweeping(50), sweeping(5)))
+    page = render(sweeping(50), sweeping(5), explanations=[explained()])
+    text = re.sub("<meta http-equiv[^>]*>", "", page)
     text = text.replace("</body>", f"<script>{measured}</script></body>")
     framed = f'<iframe srcdoc="{html.escape(text)}" style="border:0;width:{width}px"></iframe>'
     dom, console = browse(f"<!DOCTYPE html><title>none</title>{framed}", tmp_path)

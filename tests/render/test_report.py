@@ -14,12 +14,15 @@ import pytest
 from kvmharness.analysis import load, stats, summary
 from kvmharness.analysis.load import RunFile
 from kvmharness.errors import UsageError
-from kvmharness.model import runfile
+from kvmharness.model import explanation, runfile
+from kvmharness.model.explanation import File
 from kvmharness.model.run import Run
 from kvmharness.render.report import hosts, page
 from tests.analysis.test_summary import swept
+from tests.support.made_up_explanation import file as explained
 from tests.support.samples import made_up_case, made_up_ends, made_up_lab_run, made_up_run
 
+Call = Callable[..., "subprocess.CompletedProcess[str]"]
 VOID = {"meta", "br", "path", "use", "rect"}
 
 
@@ -54,11 +57,12 @@ class Page(HTMLParser):
         return [attributes for found, attributes in self.elements if found == tag]
 
 
-def render(*runs: Run, names: Sequence[str] = ()) -> str:
+def render(*runs: Run, names: Sequence[str] = (), explanations: Sequence[File] = ()) -> str:
     for run in runs:
         summary.summarise(run)
     named = names or [f"run{n}" for n in range(len(runs))]
-    return page.render([RunFile(*pair) for pair in zip(named, runs, strict=True)])
+    files = [RunFile(*pair) for pair in zip(named, runs, strict=True)]
+    return page.render(files, explanations)
 
 
 def sweeping(per_page: float) -> Run:
@@ -251,3 +255,23 @@ def test_command_writes_the_page_or_nothing(
     done = kvmharness("report", str(tmp_path / "a.json"), "-o", str(out))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert out.read_text().startswith("<!DOCTYPE html>")
+
+
+def test_explanations_are_shown_with_their_graphs() -> None:
+    text = render(sweeping(50), explanations=[explained()])
+    found = Page(text)
+    assert [a for a in found.all("figure") if a.get("class") == "flame"] == [{"class": "flame"}] * 3
+    assert "are those of zap, called by unload" in text
+    assert "script" not in {tag for tag, _ in found.elements}
+
+
+def test_report_takes_explanations_beside_runs(tmp_path: Path, kvmharness: Call) -> None:
+    run, out = made_up_run(), tmp_path / "report.html"
+    summary.summarise(run)
+    runfile.write(tmp_path / "run.json", run)
+    explanation.write(tmp_path / "explain.json", explained())
+    done = kvmharness("report", str(tmp_path), "-o", str(out))
+    assert done.returncode == 0, done.stderr
+    assert 'id="explained"' in out.read_text()
+    alone = kvmharness("report", str(tmp_path / "explain.json"), "-o", str(out))
+    assert (alone.returncode, alone.stderr.count("\n")) == (2, 1)

@@ -1,0 +1,81 @@
+"""From a trace to an explanation: exact, or refused with by how much."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kvmharness.analysis import summary, tracefile
+from kvmharness.analysis.follow import follow
+from kvmharness.analysis.tracefile import Stretch, Trace
+from kvmharness.errors import Unaccounted, Unavailable
+from kvmharness.model import tracing
+from kvmharness.model.run import Run
+from tests.support.made_up_trace import NOP, RET, Made
+from tests.support.samples import made_up_lab_run
+
+
+def made() -> Made:
+    m = Made("f", "g")
+    back = m.call("f", "g")
+    m.run("g", *[NOP] * 15, RET)
+    m.run("f", NOP, NOP, NOP, offset=back - m.at["f"])
+    return m
+
+
+def run(per_op: float) -> Run:
+    """Return a run of one case: 10 ops a sample, 2 samples in each of 2 VMs."""
+    found = made_up_lab_run()
+    del found.cases[1:]
+    case = found.cases[0]
+    case.unit, case.tsc_khz, case.iterations = "insn", None, 10
+    case.samples, case.vms, case.vcpus = [9.0, per_op, per_op, per_op], [0, 0, 1, 1], []
+    found.settings = type(found.settings)(2, 2, 1.0, 10, 0, 0.05, 10.0)
+    summary.summarise(found)
+    return found
+
+
+def traced(m: Made, *labels: int) -> Trace:
+    words = np.array(m.words, dtype="<u8")
+    return Trace(m.blocks, [Stretch(label, words) for label in labels])
+
+
+def test_a_sample_is_followed() -> None:
+    m = made()
+    vm1 = tracing.label(0, 1)
+    found = follow("6.1", run(2.0), 0, traced(m, vm1, vm1), m.symbols, 1)
+    assert (found.ops, found.samples, found.figure) == (10, [20], 2.0)
+    assert sum(node.own for node in found.nodes) == 20
+
+
+def test_two_samples_are_followed_where_asked() -> None:
+    m = made()
+    vm1 = tracing.label(0, 1)
+    found = follow("6.1", run(2.0), 0, traced(m, vm1, vm1), m.symbols, 5)
+    assert (found.ops, found.samples) == (20, [20, 20])
+
+
+def test_the_warm_up_of_the_first_vm_is_no_sample() -> None:
+    m = made()
+    first = tracing.label(0, 0)
+    with pytest.raises(Unaccounted, match="no sample of it"):
+        follow("6.1", run(2.0), 0, traced(m, first), m.symbols, 1)
+
+
+def test_a_sum_that_is_off_is_refused_with_by_how_much() -> None:
+    m = made()
+    with pytest.raises(Unaccounted, match=r"21 instructions, .* 20 \(-1\); nothing is explained"):
+        follow("6.1", run(2.1), 0, traced(m, tracing.label(0, 1)), m.symbols, 1)
+
+
+def test_a_case_of_several_vcpus_is_refused() -> None:
+    m, measured = made(), run(2.0)
+    measured.cases[0].vcpus = [0, 1, 0, 1]
+    with pytest.raises(Unavailable, match="several vCPUs"):
+        follow("6.1", measured, 0, traced(m), m.symbols, 1)
+
+
+def test_a_trace_of_nothing_is_refused() -> None:
+    m = made()
+    with pytest.raises(Unaccounted, match="trace again"):
+        follow("6.1", run(2.0), 0, tracefile.Trace({}, []), m.symbols, 1)
