@@ -7,6 +7,7 @@ states, and following it is a look-up each.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -76,10 +77,12 @@ class _State:
     frame: Frame
     guest: bool
     code: Code | None = None
+    first: int = 0
     stop: int = 0
     charges: list[tuple[Node, int]] = field(default_factory=list)
     entered: Node | None = None
     visits: int = 0
+    charged: int = 0
     next: dict[int, _State] = field(default_factory=dict)
 
     @property
@@ -160,6 +163,20 @@ class Attribution:
                 self.thunks += node.own
                 node.dissolve()
 
+    def instructions(self) -> dict[tuple[str, int], int]:
+        """Return how often each instruction of a function was begun, by symbol and offset."""
+        counts: dict[int, int] = defaultdict(int)
+        for state in self._states.values():
+            if state.code is not None and not state.guest:
+                for address in state.code.addresses[state.first : state.stop]:
+                    counts[address] += state.charged
+        found: dict[tuple[str, int], int] = defaultdict(int)
+        for address, count in counts.items():
+            function = self._symbols.at(address)
+            if function is not None:
+                found[function.symbol, address - function.start] += count
+        return dict(found)
+
     def _charge(self) -> None:
         """Charge what was visited since the last time."""
         for state in self._states.values():
@@ -171,6 +188,7 @@ class Attribution:
                     self.begun += count * state.visits
             if state.entered is not None:
                 state.entered.calls += state.visits
+            state.charged += state.visits
             state.visits = 0
 
     def _code(self, number: int) -> Code:
@@ -266,7 +284,7 @@ class Attribution:
         """Make the state of a block, charging each of its instructions."""
         code = self._code(word & NUMBER_MASK)
         first, begun = word >> FIRST_SHIFT & COUNT_MASK, word >> BEGUN_SHIFT & COUNT_MASK
-        state = _State(frame, guest, code, first + begun)
+        state = _State(frame, guest, code, first, first + begun)
         if guest:
             state.charges.append((self._guest, begun))
             return state

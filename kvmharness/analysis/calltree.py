@@ -53,11 +53,16 @@ class Node:
             yield node
             waiting += reversed(node.children.values())
 
-    def absorb(self, other: Node) -> None:
-        """Add another node's counts and children to this one's."""
+    def absorb(self, other: Node) -> dict[Node, Node]:
+        """Add another node's counts and children to this one's.
+
+        Returns which nodes are no longer in the tree, and which one stands for each.
+        """
+        merged: dict[Node, Node] = {}
         pairs = [(self, other)]
         while pairs:
             into, of = pairs.pop()
+            merged[of] = into
             into.own += of.own
             into.calls += of.calls
             for name, child in of.children.items():
@@ -66,6 +71,7 @@ class Node:
                 else:
                     into.children[name] = child
                     child.parent = into
+        return merged
 
     def dissolve(self) -> None:
         """Leave the tree, and leave own instructions and children to the parent."""
@@ -244,19 +250,17 @@ class Stacks:
 
     def settle(self) -> None:
         """Put what turned out to have a caller below it, once all callers are known."""
+        merged: dict[Node, Node] = {}
         for base, caller in self._lifted:
+            while caller in merged:
+                caller = merged[caller]  # noqa: PLW2901 - the one that stands for it
             parent = base.parent
-            if parent is None or parent.children.get(base.name) is not base:
-                continue
-            above: Node | None = caller
-            while above is not None and above is not base:
-                above = above.parent
-            if above is base:
+            if base in merged or parent is None or base in caller.path:
                 continue
             del parent.children[base.name]
             known = caller.children.get(base.name)
             if known is not None:
-                known.absorb(base)
+                merged |= known.absorb(base)
             else:
                 caller.children[base.name] = base
                 base.parent = caller

@@ -60,9 +60,10 @@ def check(case: CaseResult) -> None:
 
 def follow(
     label: str, run: Run, place: int, trace: Trace, symbols: Symbols, wanted: int
-) -> Explanation:
+) -> tuple[Explanation, dict[tuple[str, int], int]]:
     """Explain the case at a place in the run by `wanted` samples nearest the median.
 
+    Returns with it how often each instruction was begun, by its function's symbol and offset.
     Raises Unaccounted where the functions do not add up to a sample's own figure.
     """
     case = run.cases[place]
@@ -79,7 +80,7 @@ def follow(
             )
     attribution.settle()
     assert case.per_op is not None
-    return Explanation(
+    explained = Explanation(
         label=label,
         release=run.host.kernel.release,
         ops=len(chosen) * (case.iterations or 0),
@@ -89,3 +90,4 @@ def follow(
         thunks=attribution.thunks,
         lab=run.host.lab,
     )
+    return explained, attribution.instructions()

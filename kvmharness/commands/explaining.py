@@ -95,9 +95,10 @@ def labels(wanted: Sequence[Wanted], results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _explain(label: str, result: Result, place: int, samples: int) -> tuple[Explanation, Symbols]:
+def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Explanation, Symbols]:
     """Follow a result's trace.  Raises what became of the kernel, Unaccounted."""
     from kvmharness.analysis import follow, symbols, tracefile
+    from kvmharness.kernel import lines
 
     if result.lost:
         lab.show_console(result.lost)
@@ -111,7 +112,10 @@ def _explain(label: str, result: Result, place: int, samples: int) -> tuple[Expl
     except ValueError as error:
         raise errors.LabLost(f"{label}: its symbols: {error}") from None
     found = tracefile.read(result.traced.trace)
-    return follow.follow(label, result.run, place, found, known, samples), known
+    explained, own = follow.follow(label, result.run, 0, found, known, samples)
+    files = lines.files_of(one.kernel, one.modules)
+    explained.lines, explained.no_lines = lines.lines(own, files)
+    return explained, known
 
 
 def explain(chosen: Sequence[Wanted], measured: Case, samples: int) -> File:
@@ -123,7 +127,10 @@ def explain(chosen: Sequence[Wanted], measured: Case, samples: int) -> File:
     with matrix.Workshop() as workshop:
         results = _boot(chosen, [measured], samples, workshop.job())
         names = labels(chosen, results)
-        found = [_explain(name, r, 0, samples) for name, r in zip(names, results, strict=True)]
+        found = [
+            _explain(name, one, result, samples)
+            for name, one, result in zip(names, chosen, results, strict=True)
+        ]
     kernels = [one for one, _ in found]
     between = None
     if len(found) == 2:

@@ -43,7 +43,7 @@ def traced(m: Made, *labels: int) -> Trace:
 def test_a_sample_is_followed() -> None:
     m = made()
     vm1 = tracing.label(0, 1)
-    found = follow("6.1", run(2.0), 0, traced(m, vm1, vm1), m.symbols, 1)
+    found, _ = follow("6.1", run(2.0), 0, traced(m, vm1, vm1), m.symbols, 1)
     assert (found.ops, found.samples, found.figure) == (10, [20], 2.0)
     assert sum(node.own for node in found.nodes) == 20
 
@@ -51,7 +51,7 @@ def test_a_sample_is_followed() -> None:
 def test_two_samples_are_followed_where_asked() -> None:
     m = made()
     vm1 = tracing.label(0, 1)
-    found = follow("6.1", run(2.0), 0, traced(m, vm1, vm1), m.symbols, 5)
+    found, _ = follow("6.1", run(2.0), 0, traced(m, vm1, vm1), m.symbols, 5)
     assert (found.ops, found.samples) == (20, [20, 20])
 
 
