@@ -15,6 +15,7 @@ from kvmharness.text import figure
 # Names of functions that only one kernel has, before the rest is counted.
 MOST_NAMED = 12
 COUNT = "{:,.2f}"
+CALLED_BY = "called by:"
 # As many callers as fit beside the rest.
 CALLERS = 4
 
@@ -24,7 +25,11 @@ def _table(*titles: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in titles:
         left = title.endswith(":")
-        table.add_column(title.removesuffix(":"), justify="left" if left else "right", no_wrap=True)
+        # What is too long wraps in the callers, never in a figure.
+        wraps = title == CALLED_BY
+        table.add_column(
+            title.removesuffix(":"), justify="left" if left else "right", no_wrap=not wraps
+        )
     return table
 
 
@@ -99,13 +104,13 @@ def _alone(label: str, functions: dict[str, float], out: Console) -> None:
 
 
 def _difference(between: Difference, names: list[str], top: int, out: Console) -> None:
-    table = _table("change", "before", "after", "function:", "called by:")
+    table = _table("change", "before", "after", "function:", CALLED_BY)
     for row in between.changes[:top]:
         table.add_row(
             f"{row.change:+,.2f}",
             COUNT.format(row.before),
             COUNT.format(row.after),
-            plain(f"{row.function} (with {', '.join(row.alone)})" if row.alone else row.function),
+            plain(row.function + (f" (with {', '.join(row.alone)})" if row.alone else "")),
             plain(" < ".join(row.callers[:CALLERS])),
         )
     rest = between.changes[top:]
