@@ -115,7 +115,8 @@ def _sampled(case: Case, top: int) -> None:
         reason = feasible.why_not(case, feasible.limits(system, host.vendor_module()))
         if reason:
             raise errors.Unavailable(f"explain {case.name}: {reason}")
-        found = profiled(*profile.profile(system, case, wanted, None))
+        sampled, _ = profile.profile(system, case, wanted)
+        found = profiled(*sampled)
         not_followed = ""
         try:
             found = with_calls(found, *profile.calls(system, case, wanted))
