@@ -93,7 +93,7 @@ def explain(
         _sampled(chosen, top)
         return
     if output:
-        matrix.check_folder(output)
+        matrix.check_folder(output, [])
     found = explaining.explain(explaining.wanted(kernel, variants, modules), chosen, samples)
     explain_table.show(found, share / 100, top, tables.console())
     if output:
