@@ -15,6 +15,7 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
+from kvmharness.child import environment
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.model.explanation import Line
 
@@ -90,6 +91,7 @@ def _ask(path: Path, section: str, addresses: Iterable[int]) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
+        env=environment(),
     )
     return done.stdout.splitlines()
 

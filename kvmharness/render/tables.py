@@ -67,7 +67,7 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
         table.add_row(*cells, plain(row.symbol), *([plain(callers)] if followed else []))
     of = f" net of {profiled.baseline}" if profiled.baseline else ""
     how = "sampled by perf, host code only" if profiled.sampled else "every instruction"
-    out.print(Text(f"{name}: {figure(total)} {unit}{of} ({how}, {profiled.ops:,} ops)"))
+    out.print(plain(f"{name}: {figure(total)} {unit}{of} ({how}, {profiled.ops:,} ops)"))
     out.print(table)
 
 
