@@ -57,6 +57,7 @@ mount -t debugfs debugfs /sys/kernel/debug
 mount -t tracefs tracefs /sys/kernel/tracing
 hostname lab
 stty -F /dev/ttyS1 raw -echo
+[ -c /dev/ttyS1 ] && echo progress starting >/dev/ttyS1
 export HOME=/ PATH=/bin:/usr/bin LD_LIBRARY_PATH=/lib TMPDIR=/tmp
 . /{JOB_AT}/start
 poweroff -f
