@@ -27,27 +27,32 @@ def kinds(asked: str | None) -> list[LabMachine]:
 
 
 class Asked(NamedTuple):
-    """How every kernel is booted, and what is measured in it."""
+    """How every kernel is booted and how often, and what is measured in it."""
 
     variant: Variant
     machine: LabMachine
     plan: Plan
+    boots: int
 
 
-def ask(variant: str, chosen: Sequence[Case], kind: LabMachine) -> Asked:
-    """Settle all that is the same for every kernel.  Raises UsageError."""
+def ask(variant: str, chosen: Sequence[Case], kind: LabMachine, boots: int | None) -> Asked:
+    """Settle all that is the same for every kernel.  Raises UsageError.
+
+    It is booted `boots` times, None: as often as a comparison by the machine's clock wants.
+    """
     from kvmharness import cache
     from kvmharness.kernel import variants
     from kvmharness.lab import matrix
+    from kvmharness.model.clocks import CLOCKS
 
     asked = variants.parse(variant)
     cache.folder()
     plan = matrix.Plan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
-    return Asked(asked, kind, plan)
+    return Asked(asked, kind, plan, boots or CLOCKS[kind.clock].boots)
 
 
-def runs_of(named: Sequence[str], asked: Asked) -> list[Run]:
-    """Boot each kernel as asked, and return what was measured inside, in this order.
+def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
+    """Boot each kernel as asked, and return what was measured inside: a run a boot, by kernel.
 
     Raises UsageError for what is no kernel, LabLost for the first that was lost, Unavailable
     for one that cannot do the variant.
@@ -57,11 +62,12 @@ def runs_of(named: Sequence[str], asked: Asked) -> list[Run]:
     from kvmharness.lab import matrix
 
     kernels = [resolve.resolve(name) for name in named]
-    targets = matrix.targets(kernels, [asked.variant], [asked.machine])
+    targets = matrix.targets(kernels, [asked.variant], [asked.machine], asked.boots)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
         found = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}
-    return [_run(found[target]) for target in targets]
+    runs = [_run(found[target]) for target in targets]
+    return [runs[at : at + asked.boots] for at in range(0, len(runs), asked.boots)]
 
 
 def _run(result: Result) -> Run:

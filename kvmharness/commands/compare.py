@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
-from kvmharness.commands import completion
+from kvmharness.commands import completion, options
 from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
@@ -29,15 +29,18 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 
-def _booted(paths: tuple[Path, ...], variant: str, kind: LabMachine) -> list[Side]:
-    """Boot what the paths name as kernels; each is a side of one run."""
+def _booted(
+    paths: tuple[Path, ...], variant: str, kind: LabMachine, boots: int | None
+) -> list[Side]:
+    """Boot what the paths name as kernels; each is a side of a run a boot."""
     from kvmharness.analysis import compare
     from kvmharness.commands import booting
     from kvmharness.model import suites
 
     named = [str(path) for path in paths]
-    runs = booting.runs_of(named, booting.ask(variant, suites.load("quick").cases, kind))
-    return [compare.side(name, [run]) for name, run in zip(_names(paths), runs, strict=True)]
+    asked = booting.ask(variant, suites.load("quick").cases, kind, boots)
+    sides = zip(_names(paths), booting.runs_of(named, asked), strict=True)
+    return [compare.side(name, runs) for name, runs in sides]
 
 
 def _side(path: Path, name: str) -> Side:
@@ -65,6 +68,7 @@ def _side(path: Path, name: str) -> Side:
     metavar="NAME[,NAME]",
     help="With --lab: as `lab --machine`; a table for each. [kvm where it works]",
 )
+@options.boots
 @click.option(
     "--explain",
     metavar="CASE",
@@ -78,6 +82,7 @@ def compare(
     lab: bool,
     variant: str,
     machine: str | None,
+    boots: int | None,
     explain: str | None,
 ) -> None:
     """Say which cases are faster or slower in NEW than in BASE, and what KVM did otherwise.
@@ -94,7 +99,7 @@ def compare(
     paths = (base, *new)
     share = None if threshold is None else threshold / 100
     codes: set[int] = set()
-    for number, (title, sides) in enumerate(_tables(paths, lab, variant, machine)):
+    for number, (title, sides) in enumerate(_tables(paths, lab, variant, machine, boots)):
         if number:
             click.echo()
         if title:
@@ -119,7 +124,7 @@ def _explain(paths: tuple[Path, ...], variant: str, case: str) -> None:
 
 
 def _tables(
-    paths: tuple[Path, ...], lab: bool, variant: str, machine: str | None
+    paths: tuple[Path, ...], lab: bool, variant: str, machine: str | None, boots: int | None
 ) -> Iterator[tuple[str | None, list[Side]]]:
     """Yield what is compared in a table of its own: what to call it, if need be, and its sides."""
     from kvmharness.commands import booting
@@ -130,7 +135,7 @@ def _tables(
     kinds = booting.kinds(machine)
     for kind in kinds:
         title = f"{kind.name}, {kind.vendor}:" if len(kinds) > 1 else None
-        yield title, _booted(paths, variant, kind)
+        yield title, _booted(paths, variant, kind, boots)
 
 
 def _show(sides: list[Side], share: float | None) -> set[int]:

@@ -79,6 +79,13 @@ def settings(
     help="Load kvm.ko and the vendor's module from this folder in place of the kernel's own.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
+@click.option(
+    "--boots",
+    type=click.IntRange(1, 100),
+    default=1,
+    show_default=True,
+    help="Boots of each kernel and variant, of different memory layouts, a run file each.",
+)
 @click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
 @click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
 @click.option("--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [100]")
@@ -99,6 +106,7 @@ def lab(
     machine: str | None,
     kvm_modules: Path | None,
     jobs: int | None,
+    boots: int,
     vms: int | None,
     samples: int | None,
     iterations: int | None,
@@ -127,7 +135,7 @@ def lab(
         for kind in kinds
     }
     wanted = [known.parse(text) for text in variants or ("default",)]
-    targets = matrix.targets([resolve.resolve(name) for name in kernel], wanted, kinds)
+    targets = matrix.targets([resolve.resolve(name) for name in kernel], wanted, kinds, boots)
     matrix.check_labels(targets)
     if output:
         matrix.check_folder(output, targets)

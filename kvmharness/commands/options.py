@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from kvmharness.files import Output
 
 
+boots = click.option(
+    "--boots",
+    type=click.IntRange(1, 100),
+    help="With --lab: boots of each kernel, of different memory layouts. [3 by the clock insn, "
+    "else 1]",
+)
+
+
 def tell_kept(output: Output | None) -> None:
     """Say, on stderr, where the file that a result replaced is now."""
     if output and output.kept:

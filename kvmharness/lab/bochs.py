@@ -26,7 +26,7 @@ SCREEN = "*/bochs/plugins/libbx_term_gui.so"
 DISK, SETUP, REGISTERS, ORDERS = "disk.img", "bochsrc", "msrs.def", "orders"
 # The instructions that its devices take for a second.
 SPEED = 10_000_000
-# A start of the clock that is fixed: two boots of one kernel execute the same instructions.
+# A start of the clock that is fixed: two boots of one number execute the same instructions.
 BEGIN = 1640995200
 # The microcode's revision (MSR 0x8b): with none Linux takes the TSC deadline timer for broken,
 # and each sample would hold a few ticks of the timer that it uses instead.
@@ -99,10 +99,10 @@ class Bochs:
         (folder / f"{DISK}.lock").unlink(missing_ok=True)
         (folder / REGISTERS).write_text(MICROCODE)
         (folder / ORDERS).write_text("c\n")  # the debugger that Debian builds in: continue
-        (folder / SETUP).write_text(self._setup(boot.machine.cpu))
+        (folder / SETUP).write_text(self._setup(boot.machine.cpu, BEGIN + boot.number - 1))
         return ["env", "-C", str(folder), BINARY, "-q", "-f", SETUP, "-rc", ORDERS]
 
-    def _setup(self, cpu: str) -> str:
+    def _setup(self, cpu: str, begin: int) -> str:
         """Return Bochs' configuration: one CPU, a disk, two serial ports, a screen of text."""
         return f"""\
 config_interface: textconfig
@@ -114,7 +114,7 @@ romimage: file={BIOS}, options=fastboot
 vgaromimage: file={VGA_BIOS}
 cpu: model={cpu}, count=1, ips={SPEED}, reset_on_triple_fault=0
 cpu: ignore_bad_msrs=1, msrs={REGISTERS}
-clock: sync=none, time0={BEGIN}
+clock: sync=none, time0={begin}
 pci: enabled=1, chipset=i440fx
 ata0: enabled=1
 ata0-master: type=disk, mode=flat, path={DISK}

@@ -78,6 +78,7 @@ class Boot:
 
     `options` follow on the kernel command line; `folder` is the job's, the emulator's to write
     into; `silent_s` bounds the time between two signs of life once the inside has begun.
+    Boots of another `number` differ in what real boots differ in, and are the same every time.
     """
 
     kernel: Kernel
@@ -86,6 +87,7 @@ class Boot:
     options: Sequence[str]
     folder: Path
     silent_s: float
+    number: int = 1
 
     def command_line(self) -> str:
         """Return the kernel command line."""

@@ -18,8 +18,9 @@ class Job(msgspec.Struct, frozen=True):
     """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure.
 
     `roles` is what the kernel's files told of its MMU-role code; `symbols` asks for the names of
-    its functions too, `count` for the counting passes.  They are 0 or 1, of one length: what a
-    job of another length leaves free in memory moves a figure by an instruction.
+    its functions too, `count` for the counting passes; `boot` is the boot's number.  They are
+    numbers of one length: what a job of another length leaves free in memory moves a figure by an
+    instruction.
     """
 
     modules: list[Module]
@@ -31,6 +32,7 @@ class Job(msgspec.Struct, frozen=True):
     suite: str | None
     symbols: int = 0
     count: int = 1
+    boot: int = 1
 
 
 class Outcome(msgspec.Struct, frozen=True):

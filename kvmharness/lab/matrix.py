@@ -62,12 +62,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Target:
-    """One kernel in one variant in one machine; `tag` tells it from others of its kind."""
+    """One boot of a kernel in one variant in one machine; `tag` tells it from others."""
 
     kernel: Kernel
     variant: Variant
     machine: LabMachine
     tag: str = ""
+    boot: int = 1
 
     @property
     def label(self) -> str:
@@ -76,14 +77,26 @@ class Target:
 
 
 def targets(
-    kernels: Sequence[Kernel], variants: Sequence[Variant], machines: Sequence[LabMachine]
+    kernels: Sequence[Kernel],
+    variants: Sequence[Variant],
+    machines: Sequence[LabMachine],
+    boots: int = 1,
 ) -> list[Target]:
-    """Return a target for each machine, kernel and variant; several machines are named."""
+    """Return a target for each machine, kernel, variant and boot.
+
+    Machines and boots are part of the label where there are several.
+    """
+
+    def tag(machine: LabMachine, boot: int) -> str:
+        several = f"-{machine.name}" if len(machines) > 1 else ""
+        return several + (f"-boot{boot}" if boots > 1 else "")
+
     return [
-        Target(kernel, variant, machine, f"-{machine.name}" if len(machines) > 1 else "")
+        Target(kernel, variant, machine, tag(machine, boot), boot)
         for machine in machines
         for kernel in kernels
         for variant in variants
+        for boot in range(1, boots + 1)
     ]
 
 
@@ -148,6 +161,7 @@ def _lab(target: Target, plan: Plan, hashes: dict[str, str], parts: Sequence[Par
         modules=hashes,
         l0=here,
         capsule=capsule.digest(parts),
+        boot=target.boot,
     )
 
 
@@ -218,6 +232,7 @@ def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> No
         plan.suite,
         symbols=int(plan.traces is not None),
         count=int(plan.count),
+        boot=target.boot,
     )
     contents = {module.file: path.read_bytes() for module, path in loaded}
     contents[JOB] = msgspec.json.encode(job)
@@ -240,6 +255,7 @@ def _boot(
         target.variant.command_line(machine.vendor),
         folder,
         silent_s=max(SILENT_S, 2 * limit),
+        number=target.boot,
     )
 
 

@@ -31,7 +31,8 @@ class ClockKind:
 
     `threshold` is the least change that matters, as a share of 1.  `boot_allowance` is by how
     much two boots of one kernel may differ where a side has a single one and cannot tell, with
-    the TDP MMU `boot_allowance_tdp`; `lab` is how a lab measures by this clock.
+    the TDP MMU `boot_allowance_tdp`; `lab` is how a lab measures by this clock, and `boots` how
+    often it boots what is compared.
     """
 
     unit: str
@@ -39,14 +40,15 @@ class ClockKind:
     boot_allowance: float
     boot_allowance_tdp: float
     lab: Defaults
+    boots: int
 
 
 CLOCKS: Mapping[Clock, ClockKind] = {
-    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0)),
-    "ticks": ClockKind("ticks", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0)),
+    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0), 1),
+    "ticks": ClockKind("ticks", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0), 1),
     # The legacy and the shadow MMU vary more from boot to boot than the TDP MMU does.  Few ops a
     # sample, so that most samples hold no tick of the booted kernel's timer, and the median is
     # the op's own cost.
-    "insn": ClockKind("insn", 0.001, 0.01, 0.002, Defaults(5, 25, None, 100)),
+    "insn": ClockKind("insn", 0.001, 0.01, 0.002, Defaults(5, 25, None, 100), 3),
 }
 UNITS: Mapping[Clock, str] = {clock: kind.unit for clock, kind in CLOCKS.items()}

@@ -213,7 +213,7 @@ class Lab(msgspec.Struct):
     `machine` is its kind (lab.machines), run by `emulator`; `variant` is how the kernel was
     asked to be, e.g. "tdp"; `kernel` what was named to be booted, `modules` name to sha256 of
     KVM's modules as loaded.  What measured inside came in by virtme-ng of a version, or in a
-    capsule of a sha256.
+    capsule of a sha256.  Boots of another number differ in their memory's layout.
     """
 
     machine: str
@@ -225,6 +225,7 @@ class Lab(msgspec.Struct):
     l0: L0
     virtme_ng: str | None = None
     capsule: str | None = None
+    boot: int = 1
 
 
 class Host(msgspec.Struct):

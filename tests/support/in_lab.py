@@ -92,6 +92,7 @@ def _command(loaded: list[tuple[Module, Path]], only: str) -> str:
     files = " ".join(str(path.relative_to(ROOT)) for path in _kvm_tests())
     return "\n".join(
         [
+            "echo progress testing > /dev/ttyS1",
             *(f"insmod /{capsule.JOB_AT}/{module.file}" for module, _ in loaded),
             f"cd /{INSIDE}",
             "export PYTHONDONTWRITEBYTECODE=1 KVMHARNESS_REQUIRE_KVM=1",

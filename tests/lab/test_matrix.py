@@ -1,0 +1,103 @@
+"""What is booted for what was asked: machines, kernels, variants, boots, and their names."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from kvmharness.analysis import expectations
+from kvmharness.analysis.expectations import Answer, Outcome
+from kvmharness.commands import booting, check
+from kvmharness.commands.lab import settings
+from kvmharness.errors import UsageError
+from kvmharness.kernel import resolve, variants
+from kvmharness.kernel.resolve import Kernel
+from kvmharness.lab import matrix, qemu
+from kvmharness.lab.boot import Boot
+from kvmharness.lab.machines import BOCHS_VMX, TCG_SVM
+from kvmharness.lab.matrix import Plan, Result, Target
+from kvmharness.model.cases import select
+from kvmharness.model.run import Run
+
+KERNEL = Kernel("a", "6.1", Path("vmlinuz"), None, "6.1")
+TDP, SHADOW = (variants.parse(name) for name in ("tdp", "shadow"))
+
+
+def labels(targets: list[Target]) -> list[str]:
+    return [target.label for target in targets]
+
+
+def test_what_there_is_one_of_is_not_named() -> None:
+    found = matrix.targets([KERNEL], [TDP, SHADOW], [TCG_SVM])
+    assert labels(found) == ["6.1-tdp", "6.1-shadow"]
+
+
+def test_machines_and_boots_are_named_where_there_are_several() -> None:
+    found = matrix.targets([KERNEL], [TDP], [TCG_SVM, BOCHS_VMX], 2)
+    assert labels(found) == [
+        "6.1-tdp-tcg-svm-boot1",
+        "6.1-tdp-tcg-svm-boot2",
+        "6.1-tdp-bochs-vmx-boot1",
+        "6.1-tdp-bochs-vmx-boot2",
+    ]
+    assert [target.boot for target in found] == [1, 2, 1, 2]
+    matrix.check_labels(found)
+
+
+def test_two_kernels_of_one_name_are_refused() -> None:
+    other = Kernel("b", "6.1", Path("other"), None, "6.1")
+    with pytest.raises(UsageError, match="measure them by two calls"):
+        matrix.check_labels(matrix.targets([KERNEL, other], [TDP], [TCG_SVM]))
+
+
+def test_each_boot_has_a_seed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolve, "bootable", lambda kernel: kernel.image)
+
+    def command(number: int) -> str:
+        boot = Boot(KERNEL, TCG_SVM, [], [], tmp_path, 1.0, number)
+        return shlex.join(qemu.TCG.command(boot))
+
+    assert command(1) == command(1)
+    assert command(1).replace("-seed 1", "-seed 2") == command(2)
+
+
+@pytest.fixture
+def booted(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
+    """Have every machine be lost at once; return those that were to boot."""
+    asked: list[Target] = []
+
+    def measure(targets: list[Target], plan: Plan, jobs: int, progress: object) -> list[Result]:
+        asked.extend(targets)
+        return [Result(target, skipped="not here") for target in targets]
+
+    monkeypatch.setattr(matrix, "measure", measure)
+    monkeypatch.setattr(resolve, "resolve", lambda name: KERNEL)
+    return asked
+
+
+@pytest.mark.parametrize(("asked", "boots"), [(None, 3), (1, 1), (5, 5)])
+def test_a_comparison_by_instructions_boots_three_times(
+    booted: list[Target], asked: int | None, boots: int
+) -> None:
+    with pytest.raises(Exception, match="skipped: not here"):
+        booting.runs_of(["a"], booting.ask("tdp", select(["long64/empty"]), TCG_SVM, asked))
+    assert [target.boot for target in booted] == list(range(1, boots + 1))
+
+
+def test_the_boot_that_is_least_as_expected_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: dict[str, Answer] = {"1": "ok", "2": "FAIL", "3": "unclear"}
+
+    def answer(_: object, run: str) -> list[Outcome]:
+        return [Outcome(answers[run], "long64/cr0_wp", "< 1 insn", run)]
+
+    monkeypatch.setattr(expectations, "check", answer)
+    runs: list[Run] = list(answers)  # type: ignore[arg-type]
+    (found,) = check._worst(expectations.parse("long64/cr0_wp < 1 insn"), runs)
+    assert (found.answer, found.seen) == ("FAIL", "2")
+
+
+def test_a_lab_measures_by_its_clock() -> None:
+    assert settings("insn").iterations == 100
+    assert settings("tsc").iterations is None
