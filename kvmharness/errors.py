@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno as errno_names
 import os
+from pathlib import Path
 
 EXIT_OK = 0
 EXIT_REGRESSION = 1
@@ -28,6 +29,14 @@ class UsageError(HarnessError):
     """What was asked for cannot be understood, found, read or written."""
 
     exit_code = EXIT_USAGE
+
+
+class BuildFailed(UsageError):
+    """A kernel's source does not build here; `log` is the file of what make said, if it began."""
+
+    def __init__(self, what: str, log: Path | None = None) -> None:
+        super().__init__(what)
+        self.log = log
 
 
 class Unavailable(HarnessError):

@@ -30,6 +30,14 @@ want 'test -f /usr/share/vgabios/vgabios.bin' vgabios
 want 'ls /usr/lib/*/bochs/plugins/libbx_term_gui.so' bochs-term
 want 'busybox --list | grep -qx insmod' busybox-static
 want 'PATH=$PATH:/usr/sbin:/sbin command -v depmod' kmod
+# For kernels built from source.
+want 'command -v git' git
+want 'command -v flex' flex
+want 'command -v bison' bison
+want 'command -v bc' bc
+want 'echo "#include <gelf.h>" | cc -E -' libelf-dev
+want 'command -v pahole' pahole
+want 'command -v ccache' ccache
 # For the report's tests.
 want 'command -v chromium' chromium
 

@@ -103,9 +103,8 @@ def kvmharness() -> Callable[..., subprocess.CompletedProcess[str]]:
             [sys.executable, "-m", "kvmharness", *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
             check=False,
-            **options,
+            **{"timeout": 60, **options},
         )
 
     return call

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness import errors
 from kvmharness.commands import lab
+from kvmharness.commands.options import kernels
 
 if TYPE_CHECKING:
+    from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.variants import Variant
     from kvmharness.lab.boot import LabMachine
     from kvmharness.lab.matrix import Plan, Result
@@ -27,15 +29,18 @@ def kinds(asked: str | None) -> list[LabMachine]:
 
 
 class Asked(NamedTuple):
-    """How every kernel is booted and how often, and what is measured in it."""
+    """How every kernel is built, if need be, booted and how often, and what is measured in it."""
 
+    recipe: Recipe
     variant: Variant
     machine: LabMachine
     plan: Plan
     boots: int
 
 
-def ask(variant: str, chosen: Sequence[Case], kind: LabMachine, boots: int | None) -> Asked:
+def ask(
+    recipe: Recipe, variant: str, chosen: Sequence[Case], kind: LabMachine, boots: int | None
+) -> Asked:
     """Settle all that is the same for every kernel.  Raises UsageError.
 
     It is booted `boots` times, None: as often as a comparison by the machine's clock wants.
@@ -48,7 +53,7 @@ def ask(variant: str, chosen: Sequence[Case], kind: LabMachine, boots: int | Non
     asked = variants.parse(variant)
     cache.folder()
     plan = matrix.Plan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
-    return Asked(asked, kind, plan, boots or CLOCKS[kind.clock].boots)
+    return Asked(recipe, asked, kind, plan, boots or CLOCKS[kind.clock].boots)
 
 
 def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
@@ -58,11 +63,10 @@ def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
     for one that cannot do the variant.
     """
     from kvmharness.commands import progress
-    from kvmharness.kernel import resolve
     from kvmharness.lab import matrix
 
-    kernels = [resolve.resolve(name) for name in named]
-    targets = matrix.targets(kernels, [asked.variant], [asked.machine], asked.boots)
+    found_kernels = kernels(named, asked.recipe)
+    targets = matrix.targets(found_kernels, [asked.variant], [asked.machine], asked.boots)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
         found = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}

@@ -17,6 +17,7 @@ from kvmharness.text import printable
 if TYPE_CHECKING:
     from kvmharness.analysis.expectations import Answer, Expectation, Outcome
     from kvmharness.commands.booting import Asked
+    from kvmharness.kernel.build import Recipe
     from kvmharness.model.run import Run
 
 WIDTH = len("incorrect")
@@ -37,7 +38,11 @@ def _ending_with(code: int | None) -> Iterator[None]:
 
 
 def _asked(
-    variant: str, machine: str | None, boots: int | None, expected: list[Expectation]
+    recipe: Recipe,
+    variant: str,
+    machine: str | None,
+    boots: int | None,
+    expected: list[Expectation],
 ) -> Asked:
     """Settle how a kernel is booted to measure what is expected, and each case's `empty`."""
     from kvmharness.commands import booting
@@ -48,7 +53,7 @@ def _asked(
     kinds = booting.kinds(machine)
     if len(kinds) > 1:
         raise errors.UsageError(f"--machine {machine}: check boots one machine; name one")
-    return booting.ask(variant, chosen, kinds[0], boots)
+    return booting.ask(recipe, variant, chosen, kinds[0], boots)
 
 
 def _booted(kernel: str, asked: Asked, bisect: bool) -> list[Run]:
@@ -75,7 +80,8 @@ def _worst(expected: Expectation, runs: list[Run]) -> list[Outcome]:
     return list(worst.values())
 
 
-def _exit_code(answers: set[Answer], bisect: bool) -> int:
+def exit_code(answers: set[Answer], bisect: bool) -> int:
+    """Return what the answers of all expectations end a command with."""
     if "FAIL" in answers or ("incorrect" in answers and not bisect):
         return errors.EXIT_REGRESSION
     if answers == {"ok"}:
@@ -107,6 +113,7 @@ def _exit_code(answers: set[Answer], bisect: bool) -> int:
 )
 @click.option("--machine", metavar="NAME", help="With --lab: as `lab --machine`, but one.")
 @options.boots
+@options.built
 def check(
     file: Path,
     texts: tuple[str, ...],
@@ -115,6 +122,8 @@ def check(
     variant: str,
     machine: str | None,
     boots: int | None,
+    config: Path | None,
+    reuse: bool,
 ) -> None:
     """Say whether a result file is as expected, a line an expectation and case.
 
@@ -127,16 +136,19 @@ def check(
     Example: kvmharness check 6.1.json --expect '*/cr0_wp class */kept'
     """
     from kvmharness.analysis import expectations, load
+    from kvmharness.kernel.build import Recipe
     from kvmharness.render import tables
+
+    recipe = Recipe(config, reuse=reuse)
 
     # What is wrong with the question, or with a file, no commit can mend.
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = expectations.parse_all(texts)
-        asked = _asked(variant, machine, boots, expected) if lab else None
+        asked = _asked(recipe, variant, machine, boots, expected) if lab else None
         runs = _booted(str(file), asked, bisect) if asked else [load.one(file).run]
         outcomes = [outcome for e in expected for outcome in _worst(e, runs)]
     out = tables.console()
     for found in outcomes:
         line = f"{found.answer:{WIDTH}}  {found.case} {found.expected}: {found.seen}"
         out.print(tables.plain(line), soft_wrap=True)
-    sys.exit(_exit_code({found.answer for found in outcomes}, bisect))
+    sys.exit(exit_code({found.answer for found in outcomes}, bisect))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kvmharness.analysis.compare import Side
+    from kvmharness.kernel.build import Recipe
     from kvmharness.lab.boot import LabMachine
 
 
@@ -30,7 +31,7 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
 
 
 def _booted(
-    paths: tuple[Path, ...], variant: str, kind: LabMachine, boots: int | None
+    paths: tuple[Path, ...], recipe: Recipe, variant: str, kind: LabMachine, boots: int | None
 ) -> list[Side]:
     """Boot what the paths name as kernels; each is a side of a run a boot."""
     from kvmharness.analysis import compare
@@ -38,7 +39,7 @@ def _booted(
     from kvmharness.model import suites
 
     named = [str(path) for path in paths]
-    asked = booting.ask(variant, suites.load("quick").cases, kind, boots)
+    asked = booting.ask(recipe, variant, suites.load("quick").cases, kind, boots)
     sides = zip(_names(paths), booting.runs_of(named, asked), strict=True)
     return [compare.side(name, runs) for name, runs in sides]
 
@@ -75,6 +76,7 @@ def _side(path: Path, name: str) -> Side:
     shell_complete=completion.cases,
     help="With --lab: where this case's difference lies, by kernel function (as `explain`).",
 )
+@options.built
 def compare(
     base: Path,
     new: tuple[Path, ...],
@@ -84,6 +86,8 @@ def compare(
     machine: str | None,
     boots: int | None,
     explain: str | None,
+    config: Path | None,
+    reuse: bool,
 ) -> None:
     """Say which cases are faster or slower in NEW than in BASE, and what KVM did otherwise.
 
@@ -94,48 +98,55 @@ def compare(
 
     Example: kvmharness compare 5.10.json 6.1.json
     """
+    from kvmharness.kernel.build import Recipe
+
     if explain and not lab:
         raise errors.UsageError("compare --explain: only a lab can be followed; add --lab")
     paths = (base, *new)
+    recipe = Recipe(config, reuse=reuse) if lab else None
     share = None if threshold is None else threshold / 100
     codes: set[int] = set()
-    for number, (title, sides) in enumerate(_tables(paths, lab, variant, machine, boots)):
+    for number, (title, sides) in enumerate(_tables(paths, recipe, variant, machine, boots)):
         if number:
             click.echo()
         if title:
             click.echo(title)
         codes |= _show(sides, share)
-    if explain:
-        _explain(paths, variant, explain)
+    if explain and recipe:
+        _explain(paths, recipe, variant, explain)
     sys.exit(next(c for c in (errors.EXIT_REGRESSION, errors.EXIT_UNCLEAR, 0) if c in codes))
 
 
-def _explain(paths: tuple[Path, ...], variant: str, case: str) -> None:
+def _explain(paths: tuple[Path, ...], recipe: Recipe, variant: str, case: str) -> None:
     """Boot base and each new kernel once more, and show where the case's difference lies."""
     from kvmharness.commands import explaining
     from kvmharness.render import explain_table, tables
 
     chosen = explaining.case(case)
     for path in paths[1:]:
-        kernels = explaining.wanted([str(paths[0]), str(path)], [variant], [])
+        kernels = explaining.wanted([str(paths[0]), str(path)], recipe, [variant], [])
         click.echo()
         found = explaining.explain(kernels, chosen, 1)
         explain_table.show_difference(found, EXPLAINED, tables.console())
 
 
 def _tables(
-    paths: tuple[Path, ...], lab: bool, variant: str, machine: str | None, boots: int | None
+    paths: tuple[Path, ...],
+    recipe: Recipe | None,
+    variant: str,
+    machine: str | None,
+    boots: int | None,
 ) -> Iterator[tuple[str | None, list[Side]]]:
     """Yield what is compared in a table of its own: what to call it, if need be, and its sides."""
     from kvmharness.commands import booting
 
-    if not lab:
+    if recipe is None:
         yield None, [_side(path, name) for path, name in zip(paths, _names(paths), strict=True)]
         return
     kinds = booting.kinds(machine)
     for kind in kinds:
         title = f"{kind.name}, {kind.vendor}:" if len(kinds) > 1 else None
-        yield title, _booted(paths, variant, kind, boots)
+        yield title, _booted(paths, recipe, variant, kind, boots)
 
 
 def _show(sides: list[Side], share: float | None) -> set[int]:

@@ -10,7 +10,7 @@ import click
 
 from kvmharness import errors
 from kvmharness.commands import completion
-from kvmharness.commands.options import Number
+from kvmharness.commands.options import Number, built
 
 if TYPE_CHECKING:
     from kvmharness.model.cases import Case
@@ -55,6 +55,7 @@ SECONDS = 1.0
 @click.option(
     "--top", type=click.IntRange(1), default=20, show_default=True, help="Functions shown."
 )
+@built
 @click.option(
     "-o",
     "--output",
@@ -70,6 +71,8 @@ def explain(
     samples: int,
     share: float,
     top: int,
+    config: Path | None,
+    reuse: bool,
     output: Path | None,
 ) -> None:
     """Show where every instruction of one op of CASE went, by kernel function, with --lab.
@@ -80,6 +83,7 @@ def explain(
     Example: kvmharness explain long64/cr0_wp --lab linux-image-6.1.0-56-amd64 --variant tdp
     """
     from kvmharness.commands import explaining
+    from kvmharness.kernel.build import Recipe
     from kvmharness.lab import matrix
     from kvmharness.render import explain_table, tables
 
@@ -94,7 +98,8 @@ def explain(
         return
     if output:
         matrix.check_folder(output, [])
-    found = explaining.explain(explaining.wanted(kernel, variants, modules), chosen, samples)
+    wanted = explaining.wanted(kernel, Recipe(config, reuse=reuse), variants, modules)
+    found = explaining.explain(wanted, chosen, samples)
     explain_table.show(found, share / 100, top, tables.console())
     if output:
         for path in explaining.write(found, output):

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from kvmharness import __version__, errors
 from kvmharness.commands import lab
+from kvmharness.commands.options import kernels
 
 if TYPE_CHECKING:
     from kvmharness.analysis.symbols import Symbols
+    from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.resolve import Kernel
     from kvmharness.kernel.variants import Variant
     from kvmharness.lab.matrix import Result
@@ -39,22 +41,24 @@ def case(pattern: str) -> Case:
 
 
 def wanted(
-    kernels: Sequence[str], variants: Sequence[str], modules: Sequence[Path]
+    named: Sequence[str], recipe: Recipe, variants: Sequence[str], modules: Sequence[Path]
 ) -> list[Wanted]:
-    """Return one or two kernels to explain.  Raises UsageError for none and for more."""
-    from kvmharness.kernel import resolve
+    """Return one or two kernels to explain, sources built by `recipe`.
+
+    Raises UsageError for none and for more.
+    """
     from kvmharness.kernel import variants as known
 
     parsed = [known.parse(text) for text in variants or ("default",)]
     found = [
-        Wanted(resolve.resolve(name), variant, folder)
-        for name in kernels
+        Wanted(kernel, variant, folder)
+        for kernel in kernels(named, recipe)
         for variant in parsed
         for folder in modules or (None,)
     ]
     if not 1 <= len(found) <= 2:
         raise errors.UsageError(
-            f"explain: {len(kernels)} kernels, {len(parsed)} variants and {len(modules)} folders "
+            f"explain: {len(named)} kernels, {len(parsed)} variants and {len(modules)} folders "
             f"of modules make {len(found)}; name one kernel, or two to be compared"
         )
     return found

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
+
+from kvmharness.commands.options import configured
 
 
 @click.group()
@@ -49,17 +53,45 @@ def fetch(name: tuple[str, ...]) -> None:
 
 
 @kernels.command()
+@click.argument("source", nargs=-1, required=True)
+@configured
+@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="make's. [one a CPU]")
+def build(source: tuple[str, ...], config: Path | None, jobs: int | None) -> None:
+    """Build kernels ahead of time; SOURCE is TREE, TREE@REVISION or linux-source-VERSION.
+
+    The compiler is gcc, or what CC in the environment says, by ccache where that is installed.
+
+    Example: kvmharness kernels build linux@v5.18 linux@v5.19
+    """
+    from kvmharness import errors
+    from kvmharness.commands import progress
+    from kvmharness.kernel import build as building
+    from kvmharness.kernel import trees
+
+    for name in source:
+        found = trees.find(name)
+        if found is None:
+            raise errors.UsageError(
+                f"build {name}: no kernel's source; name TREE, TREE@REVISION or "
+                "linux-source-VERSION"
+            )
+        with progress.building(name) as heard:
+            made = building.build(found, building.Recipe(config, jobs), heard)
+        click.echo(made)
+
+
+@kernels.command()
 @click.argument("kernel")
 def show(kernel: str) -> None:
     """Show what KERNEL is to the lab: image, modules, and which MMU-role code it has.
 
     Example: kvmharness kernels show linux-image-6.1.0-56-amd64
     """
-    from kvmharness.kernel import resolve as known
-    from kvmharness.kernel import roles
+    from kvmharness.commands import options
+    from kvmharness.kernel import build, roles
     from kvmharness.measure import doctor
 
-    found = known.resolve(kernel)
+    (found,) = options.kernels([kernel], build.AS_USUAL)
     click.echo(f"release: {found.release}")
     click.echo(f"image: {found.image}")
     click.echo(f"modules: {found.modules or 'none found'}")

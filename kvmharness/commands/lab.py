@@ -11,7 +11,7 @@ import click
 
 from kvmharness import errors
 from kvmharness.commands import completion
-from kvmharness.commands.options import Number
+from kvmharness.commands.options import Number, built, kernels
 
 if TYPE_CHECKING:
     from kvmharness.lab.matrix import Plan, Result, Target
@@ -78,6 +78,7 @@ def settings(
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Load kvm.ko and the vendor's module from this folder in place of the kernel's own.",
 )
+@built
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
 @click.option(
     "--boots",
@@ -105,6 +106,8 @@ def lab(
     output: Path | None,
     machine: str | None,
     kvm_modules: Path | None,
+    config: Path | None,
+    reuse: bool,
     jobs: int | None,
     boots: int,
     vms: int | None,
@@ -115,13 +118,14 @@ def lab(
 ) -> None:
     """Boot each KERNEL in each variant, and measure inside it.
 
-    KERNEL is a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed
-    version, or the name of a Debian package, which is fetched.
+    KERNEL is a source tree, TREE@REVISION or linux-source-VERSION, which are built; a Debian
+    package's name, which is fetched; a .deb, a vmlinuz, a folder that holds a build, an unpacked
+    package's folder, or an installed version.
 
     Example: kvmharness lab linux-image-6.1.0-56-amd64 --variant tdp --variant shadow -o runs
     """
-    from kvmharness.kernel import resolve
     from kvmharness.kernel import variants as known
+    from kvmharness.kernel.build import Recipe
     from kvmharness.lab import machines, matrix
     from kvmharness.model import cases, suites
 
@@ -135,7 +139,8 @@ def lab(
         for kind in kinds
     }
     wanted = [known.parse(text) for text in variants or ("default",)]
-    targets = matrix.targets([resolve.resolve(name) for name in kernel], wanted, kinds, boots)
+    found = kernels(kernel, Recipe(config, reuse=reuse))
+    targets = matrix.targets(found, wanted, kinds, boots)
     matrix.check_labels(targets)
     if output:
         matrix.check_folder(output, targets)

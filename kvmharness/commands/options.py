@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
     from kvmharness.files import Output
+    from kvmharness.kernel.build import Recipe
+    from kvmharness.kernel.resolve import Kernel
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 boots = click.option(
@@ -46,3 +52,32 @@ class Pin(click.ParamType[int]):
         if value.isascii() and value.isdecimal() and len(value) < 7:
             return int(value)
         return self.fail(f"{value!r} is neither a CPU's number nor 'none'", param, ctx)
+
+
+def configured(command: F) -> F:
+    """Add --config, of kernels that are built."""
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path, exists=True, dir_okay=False),
+        help="Build sources with this .config and what the lab needs. [the lab's own]",
+    )(command)
+
+
+def built(command: F) -> F:
+    """Add --config and --reuse, of kernels that are named by their source."""
+    reuse = click.option(
+        "--reuse", is_flag=True, help="Take the build that a source tree holds, as it is."
+    )
+    return configured(reuse(command))
+
+
+def kernels(named: Sequence[str], recipe: Recipe) -> list[Kernel]:
+    """Return the kernels that are named, built where they must be, which stderr shows."""
+    from kvmharness.commands import progress
+    from kvmharness.kernel import resolve
+
+    found = []
+    for name in named:
+        with progress.building(name) as heard:
+            found.append(resolve.resolve(name, recipe, heard))
+    return found

@@ -1,9 +1,10 @@
-"""Progress of machines that run at once: a line each on a terminal, phases in a log."""
+"""Progress on stderr, of builds and of machines that run at once: a line each, phases in a log."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -12,6 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.lab.matrix import Progress, Target
+
+# What counts on is repeated in a log no sooner.
+EVERY_S = 30.0
 
 
 @contextmanager
@@ -42,3 +46,40 @@ def _log(target: Target, line: str) -> None:
     """Write a line a phase: a log needs no line a case."""
     if not line.startswith(("warming", "measuring", "counting")):
         print(f"{target.label}: {line}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def building(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr how far the build of `what` is, until left."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _Log(what).heard
+        return
+    with console.status(what) as status:
+
+        def heard(line: str) -> None:
+            # What only counts is replaced; what was found out stays to be read.
+            if _counts(line):
+                status.update(f"{what}: {line}")
+            else:
+                console.print(f"{what}: {line}", markup=False, soft_wrap=True)
+
+        yield heard
+
+
+def _counts(line: str) -> bool:
+    return line.startswith("compiling")
+
+
+class _Log:
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._said = 0.0
+
+    def heard(self, line: str) -> None:
+        now = time.monotonic()
+        if _counts(line):
+            if now - self._said < EVERY_S:
+                return
+            self._said = now
+        print(f"{self._what}: {line}", file=sys.stderr, flush=True)

@@ -21,16 +21,18 @@ from elftools.elf.sections import NoteSection
 from kvmharness import cache
 from kvmharness.child import environment
 from kvmharness.errors import UsageError
-from kvmharness.kernel import debian
+from kvmharness.kernel import build, debian, trees
+from kvmharness.kernel.build import AS_USUAL, Progress, Recipe
 from kvmharness.kernel.image import boot_version, packed_vmlinux
 from kvmharness.kernel.image import read as read_image
+from kvmharness.kernel.trees import Source
 
 WHAT_TO_NAME = (
-    "name a .deb, a vmlinuz, a kernel build tree, an unpacked package's folder, an installed "
-    "version or a Debian package"
+    "name a .deb, a vmlinuz, a source or build tree, TREE@REVISION, an unpacked package's folder, "
+    "an installed version or a Debian package"
 )
 MODULES = ("lib/modules", "usr/lib/modules")
-BZIMAGE = Path("arch/x86/boot/bzImage")
+BZIMAGE = build.BZIMAGE
 # XEN_ELFNOTE_PHYS32_ENTRY (include/xen/interface/elfnote.h): where QEMU may enter a vmlinux.
 PVH_NOTE = 18
 
@@ -180,8 +182,13 @@ def _of_tree(named: str, tree: Path) -> Kernel:
 
 
 def is_local(named: str) -> bool:
-    """Tell whether a path or an installed version is called so: not a package, and no mistake."""
-    return Path(named or "no name").exists() or _installed(named) is not None
+    """Tell whether a path, a tree's revision or an installed version is called so.
+
+    Not a package, and no mistake.
+    """
+    trees_ = (named[:at] for at, letter in enumerate(named) if letter == "@")
+    found = Path(named or "no name").exists() or any(Path(t or "no name").is_dir() for t in trees_)
+    return found or _installed(named) is not None
 
 
 def _installed(named: str) -> Path | None:
@@ -189,13 +196,33 @@ def _installed(named: str) -> Path | None:
     return image if "/" not in named and image.is_file() else None
 
 
-def resolve(named: str) -> Kernel:
-    """Return the kernel that a path, an installed version or a Debian package names.
+def _of_source(source: Source, recipe: Recipe, progress: Progress) -> Kernel:
+    """Return the kernel of a source tree: built here, or, where that is wished, there."""
+    if source.commit is None and recipe.reuse:
+        return _of_tree(source.named, source.folder)
+    if source.commit is None and trees.built_inside(source.folder):
+        raise UsageError(
+            f"kernel {source.named}: it holds a build of its own, beside which none can be made; "
+            f"--reuse takes that build, {source.named}@HEAD builds its commit"
+        )
+    return _of_folder(source.named, build.build(source, recipe, progress))
 
-    A package that is not in the cache is fetched.  Raises UsageError.
+
+def _hear_nothing(_: str) -> None:
+    pass
+
+
+def resolve(named: str, recipe: Recipe = AS_USUAL, progress: Progress = _hear_nothing) -> Kernel:
+    """Return the kernel that a path, a source, an installed version or a Debian package names.
+
+    A package that is not in the cache is fetched, a source is built by `recipe`; `progress`
+    hears how far that is.  Raises UsageError.
     """
     path = Path(named or "no name")
     try:
+        source = trees.find(named)
+        if source:
+            return _of_source(source, recipe, progress)
         if path.is_dir():
             return (
                 _of_tree(named, path) if (path / "arch/x86").is_dir() else (_of_folder(named, path))

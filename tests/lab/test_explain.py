@@ -13,6 +13,7 @@ from kvmharness.analysis.explain import costs
 from kvmharness.commands import explaining, lab
 from kvmharness.errors import Unavailable
 from kvmharness.kernel import modules, resolve, variants
+from kvmharness.kernel.build import AS_USUAL
 from kvmharness.lab import capsule, engine, matrix, trace
 from kvmharness.lab.boot import Boot
 from kvmharness.lab.machines import TCG_SVM
@@ -30,7 +31,7 @@ CASE = Case("long64", "cr0_wp")
 def cured() -> File:
     """Explain the kernel with the cure by two samples."""
     need_lab(CURED)
-    return explaining.explain(explaining.wanted([newest(CURED)], ["tdp"], []), CASE, 2)
+    return explaining.explain(explaining.wanted([newest(CURED)], AS_USUAL, ["tdp"], []), CASE, 2)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +126,7 @@ def test_ftrace_counts_the_same_calls(cured: File, tmp_path: Path) -> None:
 
 def test_two_variants_differ_where_the_roots_are_rebuilt(tmp_path: Path) -> None:
     need_lab(UNCURED)
-    chosen = explaining.wanted([newest(UNCURED)], ["legacy", "tdp"], [])
+    chosen = explaining.wanted([newest(UNCURED)], AS_USUAL, ["legacy", "tdp"], [])
     found = explaining.explain(chosen, CASE, 1)
     assert found.difference is not None
     assert "are those of __handle_changed_spte, called by zap_gfn_range" in (
