@@ -149,6 +149,15 @@ def _words(runs: Iterable[Run]) -> dict[str, None]:
     }
 
 
+def _options(runs: Iterable[Run]) -> dict[str, None]:
+    """Return what is set of the kernels' configurations."""
+    return {
+        f"{name}={value}": None
+        for run in runs
+        for name, value in (run.host.kernel.config or {}).items()
+    }
+
+
 def compared(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
     """Say what is compared, a line a fact: `kernel 5.10.0 → 6.1.0`; empty for one kernel."""
     changes = _changes(base, new, subject)
@@ -161,11 +170,15 @@ def compared(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
 def differing(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
     """Say what else differs and could explain a change away, a line a fact."""
     changes = _changes(base, new, _surroundings)
-    old, young = _words(base), _words(new)
-    gone = " ".join(word for word in old if word not in young)
-    come = " ".join(word for word in young if word not in old)
-    if gone or come:
-        changes["kernel command line"] = f"{gone or 'nothing'} → {come or 'nothing'}"
+    sources = {"kernel command line": _words}
+    if all(run.host.kernel.config for run in (*base, *new)):
+        sources["configuration"] = _options
+    for name, words in sources.items():
+        old, young = words(base), words(new)
+        gone = " ".join(word for word in old if word not in young)
+        come = " ".join(word for word in young if word not in old)
+        if gone or come:
+            changes[name] = f"{gone or 'nothing'} → {come or 'nothing'}"
     return [f"{name}: {change}" for name, change in changes.items()]
 
 

@@ -21,7 +21,7 @@ from kvmharness import cache, files
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
-from kvmharness.kernel import config, image, modules, resolve, roles
+from kvmharness.kernel import config, image, kconfig, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
 from kvmharness.lab import capsule, engine, trace
@@ -209,12 +209,13 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(left: Left, lab: Lab) -> Run | None:
+def _run(left: Left, lab: Lab, kernel: Kernel) -> Run | None:
     """Return the run as far as it came, completed by what only the host knows."""
     if RUN not in left.files:
         return None
     run = runfile.decode(left.files[RUN], RUN)
     run.host.lab = lab
+    run.host.kernel.config = kconfig.asked(config.of(kernel))
     summary.summarise(run)
     return run
 
@@ -281,7 +282,7 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
     left = runner.run(boot, lambda line: progress(target, line))
     if RUN in left.files:  # whatever happens from here on
         (folder / RUN).write_bytes(left.files[RUN])
-    run = _run(left, lab)
+    run = _run(left, lab, target.kernel)
     if left.lost:
         return Result(target, run, lost=left.lost)
     outcome = msgspec.json.decode(left.files[OUTCOME], type=Outcome)

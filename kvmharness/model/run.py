@@ -155,12 +155,17 @@ class Sampled(NamedTuple):
 
 
 class Kernel(msgspec.Struct):
-    """The kernel that runs the guests."""
+    """The kernel that runs the guests.
+
+    `config`: its options, of those that the lab asks for and as far as they are set, and what
+    compiled it as CC_VERSION_TEXT; null where its configuration was not found.
+    """
 
     release: str
     build: str
     machine: str
     cmdline: str | None
+    config: dict[str, str] | None = None
 
 
 class Kvm(msgspec.Struct):

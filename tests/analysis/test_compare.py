@@ -266,6 +266,14 @@ def test_what_carries_a_labs_job_is_no_difference() -> None:
     assert of(base, new).differing == ["kernel command line: nothing → nopti"]
 
 
+def test_how_kernels_were_configured_is_told_where_both_say() -> None:
+    base, new = made_up_lab_run(), made_up_lab_run()
+    base.host.kernel.config = {"SMP": "y", "HZ_250": "y"}
+    assert of(base, new).differing == []
+    new.host.kernel.config = {"SMP": "y", "RETHUNK": "y"}
+    assert of(base, new).differing == ["configuration: HZ_250=y → RETHUNK=y"]
+
+
 def test_another_qemu_or_l0_cpu_counts_as_the_clock_says() -> None:
     base, new = made_up_lab_run(), made_up_lab_run()
     assert new.host.lab is not None
