@@ -14,6 +14,7 @@ import click
 
 from kvmharness import __version__, errors
 from kvmharness.commands import (
+    bisect,
     check,
     compare,
     doctor,
@@ -34,7 +35,7 @@ NOT_WRITTEN = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, e
 
 def _bisecting() -> bool:
     """Tell whether git reads our exit code: it would take our own ones for a bad commit."""
-    return "--bisect" in sys.argv
+    return not {"--bisect", "bisect-step"}.isdisjoint(sys.argv)
 
 
 def _exit(code: int) -> NoReturn:
@@ -120,6 +121,8 @@ for _command in (
     show.show,
     compare.compare,
     check.check,
+    bisect.bisect,
+    bisect.step,
     report.report,
     export.export,
     perf.perf,
