@@ -13,6 +13,7 @@ from kvmharness.commands import booting, check
 from kvmharness.commands.lab import settings
 from kvmharness.errors import UsageError
 from kvmharness.kernel import resolve, variants
+from kvmharness.kernel.build import AS_USUAL
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.lab import matrix, qemu
 from kvmharness.lab.boot import Boot
@@ -73,7 +74,7 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
         return [Result(target, skipped="not here") for target in targets]
 
     monkeypatch.setattr(matrix, "measure", measure)
-    monkeypatch.setattr(resolve, "resolve", lambda name: KERNEL)
+    monkeypatch.setattr(resolve, "resolve", lambda *_: KERNEL)
     return asked
 
 
@@ -82,7 +83,9 @@ def test_a_comparison_by_instructions_boots_three_times(
     booted: list[Target], asked: int | None, boots: int
 ) -> None:
     with pytest.raises(Exception, match="skipped: not here"):
-        booting.runs_of(["a"], booting.ask("tdp", select(["long64/empty"]), TCG_SVM, asked))
+        booting.runs_of(
+            ["a"], booting.ask(AS_USUAL, "tdp", select(["long64/empty"]), TCG_SVM, asked)
+        )
     assert [target.boot for target in booted] == list(range(1, boots + 1))
 
 
