@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from kvmharness import errors
+from kvmharness.commands import completion
 from kvmharness.commands.options import Number, configured
 from kvmharness.commands.trial import QUESTION, Question, Search
 from kvmharness.text import figure, printable
@@ -100,6 +101,12 @@ def _report(search: Search, commit: str) -> None:
 )
 @click.option("--variant", default="default", show_default=True, help="As `lab --variant`.")
 @click.option("--machine", help="As `lab --machine`.")
+@click.option(
+    "--explain",
+    metavar="CASE",
+    shell_complete=completion.cases,
+    help="At the end: where this case's difference lies, by kernel function (as `explain`).",
+)
 @configured
 @click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="make's. [one a CPU]")
 @click.option("--first-parent", is_flag=True, help="Follow merges' first parents only.")
@@ -120,6 +127,7 @@ def bisect(
     slower: tuple[str, float] | None,
     variant: str,
     machine: str | None,
+    explain: str | None,
     config: Path | None,
     jobs: int | None,
     first_parent: bool,
@@ -135,7 +143,9 @@ def bisect(
     Example: kvmharness bisect linux v5.18 v5.19 --slower long64/cr0_wp 5 -- arch/x86/kvm
     """
     from kvmharness.analysis import expectations
+    from kvmharness.commands import explaining
     from kvmharness.kernel import trees, variants
+    from kvmharness.kernel.build import Recipe
     from kvmharness.lab import machines
     from kvmharness.model import cases
 
@@ -144,6 +154,8 @@ def bisect(
     expectations.parse_all(expect)
     if slower and len(cases.select([slower[0]])) != 1:
         raise click.UsageError(f"--slower {slower[0]}: name one case")
+    if explain:
+        explaining.case(explain)
     variants.parse(variant)
     machines.check_tools([machines.choose(machine)])
     question = Question(
@@ -163,6 +175,10 @@ def bisect(
         sys.exit(errors.EXIT_UNCLEAR)
     _report(search, found[0])
     search.git.close()
+    if explain:
+        click.echo()
+        pair = [f"{tree}@{commit}" for commit in (search.git.parent(found[0]), found[0])]
+        explaining.show_difference(pair, Recipe(config, jobs), variant, explaining.case(explain))
 
 
 @click.command("bisect-step", hidden=True)

@@ -29,7 +29,7 @@ def kinds(asked: str | None) -> list[LabMachine]:
 
 
 class Asked(NamedTuple):
-    """How every kernel is built, if need be, booted and how often, and what is measured in it."""
+    """How every kernel is built, where it must be, and booted, how often, and what is measured."""
 
     recipe: Recipe
     variant: Variant
@@ -65,12 +65,12 @@ def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
     from kvmharness.commands import progress
     from kvmharness.lab import matrix
 
-    found_kernels = kernels(named, asked.recipe)
-    targets = matrix.targets(found_kernels, [asked.variant], [asked.machine], asked.boots)
+    found = kernels(named, asked.recipe)
+    targets = matrix.targets(found, [asked.variant], [asked.machine], asked.boots)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
-        found = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}
-    runs = [_run(found[target]) for target in targets]
+        results = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}
+    runs = [_run(results[target]) for target in targets]
     return [runs[at : at + asked.boots] for at in range(0, len(runs), asked.boots)]
 
 

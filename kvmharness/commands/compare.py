@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from kvmharness.lab.boot import LabMachine
 
 
-# Functions shown of a difference.
-EXPLAINED = 20
-
-
 def _names(paths: tuple[Path, ...]) -> list[str]:
     """Return what to call each side: its last part where that tells them apart."""
     names = [path.resolve().name.removesuffix(".json") for path in paths]
@@ -120,14 +116,11 @@ def compare(
 def _explain(paths: tuple[Path, ...], recipe: Recipe, variant: str, case: str) -> None:
     """Boot base and each new kernel once more, and show where the case's difference lies."""
     from kvmharness.commands import explaining
-    from kvmharness.render import explain_table, tables
 
     chosen = explaining.case(case)
     for path in paths[1:]:
-        kernels = explaining.wanted([str(paths[0]), str(path)], recipe, [variant], [])
         click.echo()
-        found = explaining.explain(kernels, chosen, 1)
-        explain_table.show_difference(found, EXPLAINED, tables.console())
+        explaining.show_difference([str(paths[0]), str(path)], recipe, variant, chosen)
 
 
 def _tables(

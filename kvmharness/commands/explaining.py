@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from kvmharness.model.explanation import Explanation, File
 
 
+# Functions shown of a difference.
+EXPLAINED = 20
+
+
 @dataclass(frozen=True)
 class Wanted:
     """A kernel to explain a case in: its variant, and a folder of KVM's modules in its own."""
@@ -146,6 +150,14 @@ def explain(chosen: Sequence[Wanted], measured: Case, samples: int) -> File:
     return explanation.File(
         explanation.SCHEMA, __version__, created, measured.name, kernels, between
     )
+
+
+def show_difference(named: Sequence[str], recipe: Recipe, variant: str, measured: Case) -> None:
+    """Boot two kernels once more, and print where the case's difference lies."""
+    from kvmharness.render import explain_table, tables
+
+    found = explain(wanted(named, recipe, [variant], []), measured, 1)
+    explain_table.show_difference(found, EXPLAINED, tables.console())
 
 
 def write(explained: File, folder: Path) -> list[Path]:

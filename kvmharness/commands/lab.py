@@ -139,8 +139,7 @@ def lab(
         for kind in kinds
     }
     wanted = [known.parse(text) for text in variants or ("default",)]
-    found = kernels(kernel, Recipe(config, reuse=reuse))
-    targets = matrix.targets(found, wanted, kinds, boots)
+    targets = matrix.targets(kernels(kernel, Recipe(config, reuse=reuse)), wanted, kinds, boots)
     matrix.check_labels(targets)
     if output:
         matrix.check_folder(output, targets)
