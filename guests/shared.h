@@ -35,7 +35,7 @@
 #define SHARED_ITERATIONS	0x00	/* u32, in: ops in one sample, >= 1 */
 #define SHARED_SAMPLES		0x04	/* u32, in: samples to take, 1..SHARED_MAX_SAMPLES */
 #define SHARED_DONE		0x08	/* u32, out: samples taken so far */
-#define SHARED_VCPUS		0x0c	/* u32, in: vCPUs that meet before each sample */
+#define SHARED_VCPUS		0x0c	/* u32, in: vCPUs that meet before each sample, 0: none waits */
 #define SHARED_NEXT		0x10	/* u64, in: where to go after DOORBELL_END */
 #define SHARED_BARRIER		0x18	/* u64, in: address of the SHARED_ARRIVED they count in */
 #define SHARED_ARRIVED		0x20	/* u32, in 0: arrivals at the barrier so far */

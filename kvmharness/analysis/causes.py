@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from kvmharness.analysis import totals
 from kvmharness.analysis.classify import NO
 from kvmharness.model.counters import WORDS
 from kvmharness.model.run import CaseClass, CaseResult
+from kvmharness.text import figure
 
 Direction = Literal["faster", "slower"]
 
@@ -17,6 +19,9 @@ Direction = Literal["faster", "slower"]
 SHARE = 0.05
 # So many counters at most: the others are in the files.
 MOST = 3
+
+# What is no counter: a cost, in the unit of the case.
+LATER = "deferred work"
 
 # From cheap to dear; a word that is in neither says nothing of the cost.
 HOW = ("no-exit", "exit")
@@ -30,10 +35,15 @@ BECAUSE = {
 
 @dataclass(frozen=True)
 class Account:
-    """What KVM did for a case on one side: its class (None: mixed or not counted), its counts."""
+    """What KVM did for a case on one side: its class (None: mixed or not counted), its counts.
+
+    `deferred` is the work that was left for later, per op: 0 where it is too little to matter,
+    None where it could not be had.
+    """
 
     class_: CaseClass | None
     counters: Mapping[str, float]
+    deferred: float | None = None
 
     @property
     def how(self) -> str:
@@ -44,6 +54,11 @@ class Account:
     def root(self) -> str:
         """What became of the root; empty where there is no class."""
         return self.class_.root if self.class_ else ""
+
+
+def _deferred(results: Sequence[CaseResult]) -> float | None:
+    late = [totals.material(result) for result in results if totals.deferred(result)]
+    return statistics.median(late) if late else None
 
 
 def account(results: Sequence[CaseResult]) -> Account:
@@ -57,12 +72,16 @@ def account(results: Sequence[CaseResult]) -> Account:
     return Account(
         classes.pop() if len(classes) == 1 else None,
         {name: statistics.median(values) for name, values in counted.items()},
+        _deferred(results),
     )
 
 
 def _counts(base: Account, new: Account) -> list[tuple[str, float, float]]:
     """Return the events whose count changed materially: words, count before, count now."""
     changed = []
+    late = base.deferred or 0.0, new.deferred or 0.0
+    if None not in (base.deferred, new.deferred) and late[0] != late[1]:
+        changed.append((LATER, *late))
     for words, names in WORDS.items():
         name = next((n for n in names if n in base.counters and n in new.counters), None)
         if name is not None:
@@ -73,6 +92,8 @@ def _counts(base: Account, new: Account) -> list[tuple[str, float, float]]:
 
 
 def _count(words: str, a: float, b: float) -> str:
+    if words == LATER:
+        return f"{words} {figure(a)} → {figure(b)}"
     return f"{words} {a:.2f} → {b:.2f}"
 
 

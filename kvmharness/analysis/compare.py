@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from kvmharness import errors
-from kvmharness.analysis import causes, differences, ratios
+from kvmharness.analysis import causes, differences, ratios, totals
 from kvmharness.analysis.causes import Account
 from kvmharness.analysis.classify import uses_tdp_mmu
 from kvmharness.analysis.stats import Floats, by_vm
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import CLOCKS, Clock
 from kvmharness.model.run import CaseResult, Run
+from kvmharness.text import figure
 
 # "worse" and "better" are of a class, where the cost shows no change.
 CaseVerdict = ratios.Verdict | Literal["worse", "better", "not comparable", "incorrect"]
@@ -36,6 +37,7 @@ class Row:
     """One case; `found` is None where it is not comparable, `said` the reason or what changed.
 
     `order` sorts cases by how much they matter (model.cases).
+    `found` is of the costs, and of cost and deferred work together where the latter matters.
     """
 
     case: str
@@ -52,7 +54,7 @@ class Comparison:
 
     `compared` and `differing` are lines on the two sides, `left_out` names cases that one side
     has no figures of, with the reason; `boot_allowance` is for boots, 0 where each side has
-    several.
+    several.  `cost_alone` names the sides whose deferred work was not counted, with the reason.
     """
 
     base: str
@@ -64,6 +66,7 @@ class Comparison:
     differing: Sequence[str]
     rows: Sequence[Row]
     left_out: Mapping[str, str]
+    cost_alone: Mapping[str, str]
 
     @property
     def exit_code(self) -> int:
@@ -127,6 +130,13 @@ def _blocks(results: Sequence[CaseResult]) -> Floats:
     return ratios.blocks([by_vm(r.samples, r.vms) for r in results if r.samples])
 
 
+def _totals(results: Sequence[CaseResult]) -> Floats | None:
+    """Return the blocks of cost and deferred work, None where a run has none of the latter."""
+    found = [totals.total(result) for result in results if result.samples]
+    known = [groups for groups in found if groups]
+    return ratios.blocks(known) if len(known) == len(found) else None
+
+
 class _Pair:
     """Two sides on their way to a comparison."""
 
@@ -179,11 +189,39 @@ class _Pair:
             return None
         return f"samples of {' and '.join(map(str, given))} ops: use the same --iterations"
 
+    def _blocks(self, case: str) -> tuple[Floats, Floats]:
+        """Return the blocks to compare: of costs, or of totals where a side defers work.
+
+        Raises ValueError where a median is 0, or one side only is known to defer work.
+        """
+        old, young = self.old[case], self.young[case]
+        late = [result for result in (*old, *young) if totals.material(result)]
+        if not late:
+            return _blocks(old), _blocks(young)
+        sums = _totals(old), _totals(young)
+        if sums[0] is None or sums[1] is None:
+            name = (self.base if sums[0] is None else self.new).name
+            amount = figure(totals.material(late[0]))
+            raise ValueError(
+                f"{amount} {late[0].unit} of an op are deferred on the one side, and {name} does "
+                "not know of its own"
+            )
+        return sums[0], sums[1]
+
+    def cost_alone(self) -> dict[str, str]:
+        """Return the sides whose deferred work was not counted, with the reason."""
+        reasons = {}
+        for name, cases in ((self.base.name, self.old), (self.new.name, self.young)):
+            for result in (r for results in cases.values() for r in results):
+                if result.samples and totals.deferred(result) is None:
+                    reasons[name] = totals.why_no_total(result)
+        return reasons
+
     def row(self, case: str, cases: int) -> Row:
         """Return a case's row; `cases` is how many are compared at once."""
         old, young = self.old[case], self.young[case]
         try:
-            found = ratios.ratio(_blocks(old), _blocks(young), cases)
+            found = ratios.ratio(*self._blocks(case), cases)
         except ValueError as error:
             return Row(case, "not comparable", str(error))
         several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
@@ -225,4 +263,5 @@ def compare(base: Side, new: Side, threshold: float | None = None) -> Comparison
         differing=differences.differing(base.runs, new.runs),
         rows=[refused.get(case) or pair.row(case, cases) for case in common],
         left_out=left_out,
+        cost_alone=pair.cost_alone(),
     )

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from itertools import product
 from typing import Literal, get_args
 
+from kvmharness.analysis import totals
 from kvmharness.errors import UsageError
 from kvmharness.model.clocks import UNITS
 from kvmharness.model.counters import COUNTERS, KVM_PREFIX
@@ -26,11 +27,12 @@ COMPARE: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
 }
 # What stands where a counter's name may, and is none.
-NO_COUNTERS = frozenset({*COMPARE, "class", "cost", "net"})
+FIGURES = ("cost", "deferred", "total", "net")
+NO_COUNTERS = frozenset({*COMPARE, "class", *FIGURES})
 NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 GRAMMAR = (
-    "write CASE [net] < NUMBER ns|insn|ticks, CASE class GLOB or CASE COUNTER < NUMBER "
-    "(with <, <=, > or >=)"
+    "write CASE [cost|deferred|total|net] < NUMBER ns|insn|ticks, CASE class GLOB or CASE COUNTER < "
+    "NUMBER (with <, <=, > or >=)"
 )
 # What a word of a class that is in doubt may stand for (docs/classes.md).
 HOW = {"unclear": ("no-exit", "exit", "emulated")}
@@ -44,8 +46,8 @@ COST, NET, COUNT = (0.0, MOST_PER_OP), (-MOST_PER_OP, MOST_PER_OP), (0.0, math.i
 class Expectation:
     """One `--expect`: of the cases that `pattern` matches, what is `wanted`.
 
-    `what` is "cost", "net", "class" or a counter's name; `wanted` a glob for a class, else
-    the sign and the number; `unit` is the cost's.
+    `what` is "cost", "deferred", "total", "net", "class", a counter's name, or "" for what an op
+    costs in all; `wanted` is a glob for a class, else the sign; `unit` is the cost's.
     """
 
     text: str
@@ -79,10 +81,12 @@ def _parse(text: str) -> Expectation:
         case [pattern, "class", glob]:
             return Expectation(text, pattern, "class", glob)
         case [pattern, sign, number, unit] if sign in COMPARE and unit in UNITS.values():
-            return Expectation(text, pattern, "cost", sign, _number(number, text), unit)
-        case [pattern, "net", sign, number, unit] if sign in COMPARE and unit in UNITS.values():
-            return Expectation(text, pattern, "net", sign, _number(number, text), unit)
-        case [_, sign, _] | [_, "net", sign, _] if sign in COMPARE:
+            return Expectation(text, pattern, "", sign, _number(number, text), unit)
+        case [pattern, what, sign, number, unit] if (
+            what in FIGURES and sign in COMPARE and unit in UNITS.values()
+        ):
+            return Expectation(text, pattern, what, sign, _number(number, text), unit)
+        case [_, sign, _] | [_, "cost" | "deferred" | "total" | "net", sign, _] if sign in COMPARE:
             raise UsageError(
                 f"expect {text!r}: a cost needs its unit, ns, insn or ticks; {GRAMMAR}"
             )
@@ -173,18 +177,34 @@ def _of_counter(expected: Expectation, result: CaseResult) -> tuple[Answer, str]
     return ("ok" if holds else "FAIL"), f"{value:.4f} per op"
 
 
+def _figure(what: str, result: CaseResult) -> Interval | str:
+    """Return the figure that is asked for, or why there is none."""
+    if what == "net":
+        net = result.per_op.net if result.per_op else None
+        return net or "`empty` with its parameters was not measured; run it too"
+    if what in ("deferred", "total"):
+        known = result.deferred if what == "deferred" else result.total
+        return known or f"not counted: {totals.why_no_total(result)}"
+    # What an op costs in all, which is its own cost alone where nothing else is known.
+    cost = (result.total if what == "" else None) or result.per_op
+    return cost or "there are no samples"
+
+
 def _of_cost(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
-    cost: Interval | None = result.per_op
-    if expected.what == "net" and result.per_op:
-        cost = result.per_op.net
-    if cost is None:
-        return "unclear", "`empty` with its parameters was not measured; run it too"
+    cost = _figure(expected.what, result)
+    if isinstance(cost, str):
+        return "unclear", cost
     middle = figure(cost.median)
     if cost.ci95 is None:
         return "unclear", f"{middle} {result.unit} of a single VM has no interval; use --vms 5"
     holds = [COMPARE[expected.wanted](edge, expected.bound) for edge in cost.ci95]
     lo, hi = map(figure, cost.ci95)
-    return _agree(holds), f"{middle} [{lo}, {hi}] {result.unit}"
+    seen = f"{middle} [{lo}, {hi}] {result.unit}"
+    if expected.what == "" and result.total is None:
+        seen += f" (deferred work not counted: {totals.why_no_total(result)})"
+    elif expected.what == "" and totals.material(result):
+        seen += f", of which {figure(totals.material(result))} deferred"
+    return _agree(holds), seen
 
 
 def _of_case(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
@@ -196,7 +216,7 @@ def _of_case(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
             return "unclear", f"{kind}: {reason}"
     if not result.samples:
         return "unclear", "there are no samples"
-    kinds = {"class": _of_class, "cost": _of_cost, "net": _of_cost}
+    kinds = {"class": _of_class, "": _of_cost, **dict.fromkeys(FIGURES, _of_cost)}
     return kinds.get(expected.what, _of_counter)(expected, result)
 
 

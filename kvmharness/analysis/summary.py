@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmharness.analysis import stats
+from kvmharness.analysis import stats, totals
 from kvmharness.analysis.classify import classify, uses_tdp_mmu
 from kvmharness.model.cases import PARAMS, Case
 from kvmharness.model.run import CaseResult, Interval, PerOp, Run, Slope
@@ -102,8 +102,12 @@ def summarise(run: Run) -> None:
     for result in run.cases:
         own = groups.get(result.name)
         if own is None:
-            result.per_op = result.tsc = result.noisy = None  # a file may hold what it has lost
+            # A file may hold what it has lost.
+            result.per_op = result.deferred = result.total = result.tsc = result.noisy = None
             continue
+        total = totals.total(result)
+        result.deferred = totals.interval(result)
+        result.total = stats.median_ci(total) if total else None
         middle = stats.median_ci(own)
         result.per_op = PerOp(middle.median, middle.ci95)
         baseline = result.case.baseline

@@ -138,10 +138,11 @@ class GuestVm:
         ):
             struct.pack_into(form, self.memory, page + where, value)
 
-    def _ask(self, iterations: int, samples: int, vcpus: int) -> None:
-        for number in range(vcpus):
+    def _ask(self, iterations: int, samples: int, meeting: int) -> None:
+        """Write what each vCPU shall do; `meeting` of them wait for each other."""
+        for number in range(len(self.vcpus)):
             page = state.shared_page(number)
-            values = (iterations, samples, 0, vcpus)
+            values = (iterations, samples, 0, meeting)
             struct.pack_into("<4I", self.memory, page + lib.SHARED_ITERATIONS, *values)
             struct.pack_into("<I", self.memory, page + lib.SHARED_ARRIVED, 0)
 
@@ -156,7 +157,7 @@ class GuestVm:
             return None
         self._proved = True
         iterations = self._proof_iterations
-        self._ask(iterations, rounds, 1)
+        self._ask(iterations, rounds, meeting=1)
         self._run_to(0, lib.DOORBELL_BEGIN)
         reason = why_no_reload(self.memory, self.case, self.roots)
         if reason:
@@ -174,15 +175,23 @@ class GuestVm:
         """Return what the window's page holds as the host sees it."""
         return int(struct.unpack_from("<I", self.memory, lib.GUEST_READ_ONLY)[0])
 
-    def measure(self, iterations: int, samples: int, sources: Sequence[Source] = ()) -> Measurement:
+    def measure(
+        self,
+        iterations: int,
+        samples: int,
+        sources: Sequence[Source] = (),
+        *,
+        meet: bool = True,
+    ) -> Measurement:
         """Take `samples` (1..MAX_SAMPLES) of `iterations` ops (1..MAX_ITERATIONS) a vCPU.
 
+        The vCPUs wait for each other before each sample, unless they need not `meet`.
         Raises GuestTimeout when the time limit passes first (the samples under way are
         lost, the VM is of no more use), GuestError when the guest leaves its protocol, and
         KvmIncorrect when KVM let its W^X window down.
         """
         self.prove()
-        self._ask(iterations, samples, len(self.vcpus))
+        self._ask(iterations, samples, meeting=len(self.vcpus) if meet else 0)
         self._threads.run(lambda number: self._run_to(number, lib.DOORBELL_BEGIN))
         for source in sources:
             source.begin()

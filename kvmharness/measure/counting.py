@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from kvmharness.counters import events, perf
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
-from kvmharness.counters.reasons import MOST_OPS, ExitReasons
+from kvmharness.counters.reasons import MOST_OPS, WORK_ITEMS, ExitReasons, WorkItems
 from kvmharness.counters.reasons import NAME as EXIT_REASONS
 from kvmharness.counters.source import Source
 from kvmharness.counters.tracefs import Instance, tracing
@@ -20,11 +20,15 @@ from kvmharness.kvm.fds import System
 from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model.cases import Case
 from kvmharness.model.counters import KVM_PREFIX, of
-from kvmharness.model.run import CaseResult, Settings, per_op
+from kvmharness.model.run import DEFERRED, CaseResult, Settings, per_op
 
 SAMPLES = 2
+# Of what is queued to kworkers, the functions are told apart.
+QUEUED = "workqueue:workqueue_queue_work"
 # Why nothing was counted, beside the reasons for single counters.
 PERF = "perf"
+# Keys of `absent` that are no counters.
+NO_COUNTERS = frozenset({PERF, EXIT_REASONS, WORK_ITEMS, f"{KVM_PREFIX}*", DEFERRED})
 
 
 class Counting:
@@ -38,7 +42,7 @@ class Counting:
         self._settings = settings
         self._opener = opener
         self._stack = ExitStack()
-        self._reasons: ExitReasons | None = None
+        self._instance: Instance | None = None
         self._passes: list[list[perf.Event]] = []
         self.absent: dict[str, str] = {}
         try:
@@ -85,22 +89,28 @@ class Counting:
                 result.counters.update(per_op(taken.counts, taken.ops))
                 result.absent.update(taken.absent)
             if (result.counters.get("kvm:kvm_exit") or 0) * MOST_OPS >= 1:
-                self._add_reasons(case, result)
+                result.exit_reasons = self._traced(case, result, ExitReasons)
+            if (result.counters.get(QUEUED) or 0) * MOST_OPS >= 1:
+                result.work_items = self._traced(case, result, WorkItems)
         except KvmIncorrect as error:
             result.discard(str(error))
             return
         except (GuestError, KvmError, Infeasible) as error:
             result.absent[PERF] = str(error)
         for name in result.absent:
-            if name not in {PERF, EXIT_REASONS, f"{KVM_PREFIX}*"}:  # those are no counters
+            if name not in NO_COUNTERS:
                 result.counters.setdefault(name, None)
 
-    def _add_reasons(self, case: Case, result: CaseResult) -> None:
-        if self._reasons is None:
-            self._reasons = ExitReasons(self._stack.enter_context(Instance()))
-        taken = self._take(case, min(result.iterations or 1, MOST_OPS), 1, self._reasons)
-        result.exit_reasons = per_op(taken.counts, taken.ops)
+    def _traced(
+        self, case: Case, result: CaseResult, kind: type[ExitReasons] | type[WorkItems]
+    ) -> dict[str, float]:
+        """Return an event's names per op, from the text of a trace."""
+        if self._instance is None:
+            self._instance = self._stack.enter_context(Instance())
+        source = kind(self._instance)
+        taken = self._take(case, min(result.iterations or 1, MOST_OPS), 1, source)
         result.absent.update(taken.absent)
+        return per_op(taken.counts, taken.ops)
 
     def _take(self, case: Case, iterations: int, samples: int, source: Source) -> Taken:
         return take(

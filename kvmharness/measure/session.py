@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from kvmharness.counters.deferred import DeferredWork
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
@@ -21,7 +22,7 @@ from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model import tracing
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import UNITS, Clock
-from kvmharness.model.run import CaseResult, Settings, per_op
+from kvmharness.model.run import DEFERRED, CaseResult, Settings, per_op
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,8 @@ class _Account:
         if taken.vcpus > 1:
             each = len(taken.ticks) // taken.vcpus
             result.vcpus += [number for number in range(taken.vcpus) for _ in range(each)]
+        result.deferred_samples += [round(ns, 4) for ns in taken.deferred]
+        result.deferred_vms += [vm] * len(taken.deferred)
         self.ops += taken.ops
         for name, count in taken.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
@@ -93,6 +96,7 @@ class Session:
         self._system = system
         self._settings = settings
         self._opener = opener
+        self._later = DeferredWork()
         here = limits(system, vendor_module())
         self._accounts = [
             _Account(
@@ -145,13 +149,24 @@ class Session:
                 settings,
                 samples=settings.samples_per_vm,
                 iterations=result.iterations,
-                sources=[KvmStats(), TraceLabel(label)],
+                sources=[KvmStats()],
+                marks=[TraceLabel(label)],
+                later=self._later,
                 opener=self._opener,
             )
             account.add(taken, self._rounds)
+            self._note_deferred(result)
         except Infeasible as error:
             result.skipped = str(error)
         except KvmIncorrect as error:
             result.discard(str(error))
         except (GuestError, KvmError) as error:
             result.failed = str(error)
+
+    def _note_deferred(self, result: CaseResult) -> None:
+        """Say by what the work that was deferred was read, or why there is none."""
+        result.deferred_by = None if self._later.absent else self._later.by
+        if self._later.absent:
+            result.absent[DEFERRED] = self._later.absent
+        elif not result.deferred_samples:
+            result.absent[DEFERRED] = "one op a sample has nothing to be held against"

@@ -64,4 +64,5 @@ def settle(wanted: Wanted, defaults: Defaults) -> Settings:
         cpu=None if cpu == ANY_CPU else cpu,
         precision=wanted.precision / 100,
         timeout_s=wanted.timeout_s,
+        samples_per_doorbell=defaults.samples_per_doorbell,
     )

@@ -11,10 +11,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+from kvmharness.counters.deferred import DeferredWork
 from kvmharness.counters.source import Source
 from kvmharness.errors import UsageError
-from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm
+from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Measurement
 from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance
 from kvmharness.model.cases import Case
@@ -25,6 +27,8 @@ FIRST_ITERATIONS = 16
 GROWTH = 16
 # So long, entering and leaving the guest is no matter.
 ESTIMATED_MS = 1.0
+# Samples that are counted beside those that are timed.
+COUNTED = 2
 # Before any thread is pinned.
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
 
@@ -35,10 +39,11 @@ Opener = Callable[[System, Case, Settings], GuestVm]
 class Taken:
     """What one VM gave.
 
-    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz (None: KVM does not
-    tell), vCPU by vCPU; `counts`
-    and `absent` are the sources', over all samples; `proof` is the number of writes that the
-    W^X proof tried, None where the guest cannot prove.
+    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz (None: KVM does
+    not tell), vCPU by vCPU; `counts`
+    and `absent` are the sources', over `ops` ops; `proof` is the number of writes that the
+    W^X proof tried, None where the guest cannot prove.  `deferred` holds the ns per op that the
+    kernel worked later, a value each time that it was waited for.
     """
 
     iterations: int
@@ -46,14 +51,11 @@ class Taken:
     tsc_khz: int | None
     ticks: list[int]
     counts: dict[str, int]
+    ops: int
     absent: dict[str, str]
     proof: int | None
     disturbed: Disturbance
-
-    @property
-    def ops(self) -> int:
-        """How many ops the counts are over."""
-        return self.iterations * len(self.ticks)
+    deferred: list[float]
 
 
 def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
@@ -110,6 +112,78 @@ def calibrate(guest: GuestVm, target_ms: float) -> int:
         iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
 
 
+class _Samples:
+    """Measurements of one VM put together; `deferred` in ns per op."""
+
+    def __init__(self, vcpus: int) -> None:
+        self._ticks: list[list[int]] = [[] for _ in range(vcpus)]
+        self.deferred: list[float] = []
+
+    @property
+    def ticks(self) -> list[int]:
+        """Each sample's length, vCPU by vCPU."""
+        return [tick for own in self._ticks for tick in own]
+
+    def add(self, measured: Measurement) -> None:
+        """Add a measurement's samples."""
+        each = len(measured.ticks) // len(self._ticks)
+        for number, own in enumerate(self._ticks):
+            own.extend(measured.ticks[number * each : (number + 1) * each])
+
+
+def _timed(
+    guest: GuestVm,
+    ops: int,
+    samples: int,
+    each: int,
+    marks: Sequence[Source],
+    later: DeferredWork,
+) -> _Samples:
+    """Time `samples` samples of `ops` ops, `each` of them between two doorbells.
+
+    The work that they leave for later is done, and counted, before the next ones begin; so is
+    that of as many samples of a single op, to be subtracted.
+    """
+    taken = _Samples(len(guest.vcpus))
+    if later.absent or ops == 1:
+        taken.add(guest.measure(ops, samples, marks))
+        return taken
+    later.settle()
+    for begin in range(0, samples, each):
+        number = min(each, samples - begin)
+        measured, work = later.of(partial(guest.measure, ops, number, marks))
+        # As long a time of the kernel's own work.
+        _, single = later.of(partial(guest.measure, 1, number), work)
+        taken.add(measured)
+        more = (ops - 1) * len(measured.ticks)
+        taken.deferred.append((work.worked - single.worked) / more)
+    return taken
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """Counts of events over `ops` ops."""
+
+    counts: dict[str, int]
+    ops: int
+
+
+def _counted(
+    guest: GuestVm, ops: int, samples: int, sources: Sequence[Source], net: bool
+) -> _Counted:
+    """Count `samples` samples of `ops` ops, net of as many of a single op where that can be had.
+
+    No vCPU waits for the others: whoever spins for the late ones would be counted too.
+    """
+    counts = guest.measure(ops, samples, sources, meet=False).counts
+    total = ops * samples * len(guest.vcpus)
+    if not net or ops == 1:
+        return _Counted(counts, total)
+    single = guest.measure(1, samples, sources, meet=False).counts
+    more = {name: count - single.get(name, 0) for name, count in counts.items()}
+    return _Counted(more, total - samples * len(guest.vcpus))
+
+
 def take(
     system: System,
     case: Case,
@@ -119,13 +193,16 @@ def take(
     iterations: int | None = None,
     warm_up: int | None = None,
     sources: Sequence[Source] = (),
+    marks: Sequence[Source] = (),
+    later: DeferredWork | None = None,
     opener: Opener = open_guest,
 ) -> Taken:
     """Measure a case in a fresh VM on the CPU of the settings, and let go of it and the sources.
 
     Without `iterations` they are the settings', or calibrated.  `warm_up` is how many ops run
-    before the samples, one sample's without it.  Raises what GuestVm raises, and UsageError for
-    a CPU that this process may not use.
+    before the samples, one sample's without it.  `later` reads the work that was deferred,
+    and times; `marks` tell who listens that timed samples come, and count nothing.
+    Raises what GuestVm raises, and UsageError for a CPU that this process may not use.
     """
     with pinned(settings.cpu), opener(system, case, settings) as guest:
         proof = guest.prove()
@@ -135,8 +212,11 @@ def take(
             for source in sources:
                 source.attach(guest)
             before = disturbance.so_far(settings.cpu)
-            measured = guest.measure(ops, samples, sources)
+            each = settings.samples_per_doorbell or samples
+            timed = _timed(guest, ops, samples, each, marks, later) if later else _Samples(1)
             disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
+            number = min(samples, COUNTED) if later else samples
+            counted = _counted(guest, ops, number, sources, net=later is not None)
         finally:
             for source in sources:
                 source.close()
@@ -145,9 +225,11 @@ def take(
             iterations=ops,
             vcpus=len(guest.vcpus),
             tsc_khz=guest.tsc_khz,
-            ticks=measured.ticks,
-            counts=measured.counts,
+            ticks=timed.ticks,
+            counts=counted.counts,
+            ops=counted.ops,
             absent=absent,
             proof=proof,
             disturbed=disturbed,
+            deferred=timed.deferred,
         )

@@ -16,13 +16,14 @@ Clock = Literal["tsc", "ticks", "insn"]
 class Defaults:
     """How to measure where nobody says; None where the next one to ask knows better.
 
-    `samples` are of all VMs together.
+    `samples` are of all VMs together, `samples_per_doorbell` those between two stops of the guest.
     """
 
     vms: int | None = None
     samples: int | None = None
     target_ms: float | None = None
     iterations: int | None = None
+    samples_per_doorbell: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class ClockKind:
 
 
 CLOCKS: Mapping[Clock, ClockKind] = {
-    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0), 1),
-    "ticks": ClockKind("ticks", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0), 1),
+    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0, None, 1), 1),
+    "ticks": ClockKind("ticks", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0, None, 1), 1),
     # The legacy and the shadow MMU vary more from boot to boot than the TDP MMU does.  Few ops a
     # sample, so that most samples hold no tick of the booted kernel's timer, and the median is
-    # the op's own cost.
-    "insn": ClockKind("insn", 0.001, 0.01, 0.002, Defaults(5, 25, None, 100), 3),
+    # the op's own cost.  A lab's one CPU lets nobody work while the guest runs: it stops after
+    # each sample, or the next one would carry what this one left.
+    "insn": ClockKind("insn", 0.001, 0.01, 0.002, Defaults(5, 25, None, 100, 1), 3),
 }
 UNITS: Mapping[Clock, str] = {clock: kind.unit for clock, kind in CLOCKS.items()}

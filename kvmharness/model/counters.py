@@ -113,6 +113,9 @@ COUNTERS: tuple[Counter, ...] = (
     _kprobe("kvm_mmu_load", signal="load", words="root loads"),
     _kprobe("kvm_mmu_unload"),
     _kprobe("kvm_mmu_free_roots"),
+    # What the vCPU's thread hands to others: what they then do is the deferred work.
+    _tracepoint("workqueue:workqueue_queue_work", words="work items queued"),
+    _kprobe("call_rcu", words="RCU callbacks queued"),
     _statistic("tlb_flush", column=Column(6, "tlb_flush", always=False), words="TLB flushes"),
     _tracepoint("kvm:kvm_userspace_exit", words="exits to user space"),
     _tracepoint("kvm:kvm_entry"),

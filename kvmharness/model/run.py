@@ -82,6 +82,12 @@ class Disturbance(msgspec.Struct):
     steal_ms: float | None = None
 
 
+# In `absent`: why a case has no figure of the work that was deferred.
+DEFERRED = "deferred"
+# What deferred work was read off: all that the one CPU did, or the kernel's threads.
+DeferredBy = Literal["cpu", "threads"]
+
+
 class CaseResult(msgspec.Struct):
     """One case: every sample, and what was made of them."""
 
@@ -97,9 +103,19 @@ class CaseResult(msgspec.Struct):
     vms: list[int] = []
     vcpus: list[int] = []
     per_op: PerOp | None = None
+    # What the kernel did for an op later, in `unit`: each time that it was waited for, the VM
+    # that it was waited for in, and what was read.
+    deferred_samples: list[float] = []
+    deferred_vms: list[int] = []
+    deferred_by: DeferredBy | None = None
+    deferred: Interval | None = None
+    # Cost and deferred work together; null where the latter could not be had.
+    total: Interval | None = None
     tsc: Interval | None = None
     counters: dict[str, float | None] = {}
     exit_reasons: dict[str, float] = {}
+    # What an op queues to kworkers, by the function that is to run.
+    work_items: dict[str, float] = {}
     class_: CaseClass | None = msgspec.field(default=None, name="class")
     class_evidence: dict[str, float] = {}
     # Why a counter, or with the key `kvm.*` all of a source's, is null.
@@ -122,8 +138,11 @@ class CaseResult(msgspec.Struct):
         """Note that KVM was incorrect here and drop the figures: a wrong KVM has no speed."""
         self.incorrect = reason
         self.samples, self.vms, self.vcpus = [], [], []
-        self.per_op = self.tsc = self.noisy = self.class_ = None
+        self.deferred_samples, self.deferred_vms = [], []
+        self.per_op = self.deferred = self.total = None
+        self.tsc = self.noisy = self.class_ = None
         self.counters, self.exit_reasons, self.class_evidence = {}, {}, {}
+        self.work_items = {}
 
 
 class Slope(msgspec.Struct):
@@ -260,7 +279,11 @@ class Tool(msgspec.Struct):
 
 
 class Settings(msgspec.Struct, frozen=True):
-    """How it was measured; `iterations` null means calibrated to `target_ms` a sample."""
+    """How it was measured; `iterations` null means calibrated to `target_ms` a sample.
+
+    After `samples_per_doorbell` samples (null: all of a VM's) the guest stopped, until the kernel
+    had done what they left for later.
+    """
 
     vms: int
     samples_per_vm: int
@@ -269,6 +292,7 @@ class Settings(msgspec.Struct, frozen=True):
     cpu: int | None
     precision: float
     timeout_s: float
+    samples_per_doorbell: int | None = None
 
 
 class Run(msgspec.Struct):

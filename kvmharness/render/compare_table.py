@@ -16,6 +16,7 @@ from kvmharness.model.clocks import UNITS
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
+UNSEEN = "deferred work not counted"
 # Verdicts that say that something is otherwise in NEW.
 CHANGED = frozenset({"faster", "slower", "worse", "better"})
 COLOURS = {
@@ -144,6 +145,8 @@ def show(comparison: Comparison, out: Console) -> None:
         out.print(table)
     left_out = [(reason, case) for case, reason in comparison.left_out.items()]
     remarks = [_summary(comparison), *by_reason("left out", left_out)]
+    unseen = [(reason, name) for name, reason in comparison.cost_alone.items()]
+    remarks += [f"{line}; verdicts are on the cost alone" for line in by_reason(UNSEEN, unseen)]
     if comparison.boot_allowance and any(row.found for row in comparison.rows):
         remarks.append(
             "one run on a side: the intervals hold the spread between VMs, not between boots, for "

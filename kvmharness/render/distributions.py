@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from kvmharness.analysis import stats
+from kvmharness.analysis import stats, totals
 from kvmharness.model.run import CaseResult, Run
 from kvmharness.render import tables
 from kvmharness.text import figure
@@ -42,16 +42,25 @@ def marks(values: Sequence[float], low: float, high: float) -> str:
     return "".join(digits[min(count, 10)] for count in _bins(values, low, high))
 
 
+def _later(result: CaseResult) -> list[tuple[str, str]]:
+    """Return a line for what was left for later, where there is any that matters."""
+    late = totals.material(result)
+    if not late or result.total is None:
+        return []
+    return [("", f"and {figure(late)} deferred: {tables.with_interval(result.total)} in all")]
+
+
 def _lines(result: CaseResult) -> list[tuple[str, str]]:
-    """Return what stands beside a case's name and its two lines."""
+    """Return what stands beside a case's name and its lines."""
     vms = stats.by_vm(result.samples, result.vms)
     low, high = min(result.samples), max(result.samples)
     if not high - low > 1e-9 * high:
-        return [("", f"all {len(result.samples)} samples are {figure(low)}")]
+        return [("", f"all {len(result.samples)} samples are {figure(low)}"), *_later(result)]
     middles = [stats.median([vm]) for vm in vms]
     return [
         (figure(low), f"{histogram(result.samples, low, high)} {figure(high)}"),
         ("", marks(middles, low, high).rstrip()),
+        *_later(result),
     ]
 
 

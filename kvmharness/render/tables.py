@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.analysis import stats
+from kvmharness.analysis import stats, totals
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
@@ -90,6 +90,13 @@ def net_of_empty(result: CaseResult) -> str:
     if net.unclear or reach is None:
         return "unclear"
     return f"{figure(net.median)} ±{reach:.1%}"
+
+
+def deferred(result: CaseResult) -> str:
+    """Format what a case left for later; `-` where it was not counted, `0` where it is in doubt."""
+    if result.deferred is None:
+        return "-"
+    return with_interval(result.deferred) if totals.material(result) else "0"
 
 
 def count(value: float | None) -> str:
@@ -187,13 +194,15 @@ def remarks(run: Run) -> list[str]:
     return lines + by_reason("not counted", absent)
 
 
-def _exits(run: Run) -> list[str]:
-    """Return a line a case whose exits were recorded by reason."""
-    return [
-        f"exits of {case.name}: {', '.join(reasons)}"
-        for case in run.cases
-        if (reasons := [f"{r} {n:.2f}" for r, n in case.exit_reasons.items() if n >= SHOWN_FROM])
-    ]
+def _named(run: Run) -> list[str]:
+    """Return a line a case whose exits or queued work were recorded by name."""
+    lines = []
+    for case in run.cases:
+        for what, counts in (("exits", case.exit_reasons), ("work", case.work_items)):
+            seen = [f"{name} {n:.2f}" for name, n in counts.items() if n >= SHOWN_FROM]
+            if seen:
+                lines.append(f"{what} of {case.name}: {', '.join(seen)}")
+    return lines
 
 
 def by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
@@ -220,7 +229,8 @@ def show(run: Run, out: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("case", no_wrap=True)
     ticks = ["tsc/op"] if run.clock == "tsc" else []
-    titles = [f"{UNITS[run.clock]}/op [95 % interval]", "net of empty", *ticks]
+    later = ["deferred"] if any(result.deferred for result in run.cases) else []
+    titles = [f"{UNITS[run.clock]}/op [95 % interval]", *later, "net of empty", *ticks]
     for title in (*titles, *(title for _, title in columns)):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("class", no_wrap=True)
@@ -231,6 +241,7 @@ def show(run: Run, out: Console) -> None:
         table.add_row(
             plain(result.name + mark),
             with_interval(result.per_op),
+            *(deferred(result) for _ in later),
             net_of_empty(result),
             *tsc,
             *counted,
@@ -246,5 +257,5 @@ def show(run: Run, out: Console) -> None:
     )
     if run.clock == "insn":
         out.print(Text(INSTRUCTIONS), soft_wrap=True)
-    for line in (*remarks(run), *_exits(run)):
+    for line in (*remarks(run), *_named(run)):
         out.print(plain(line), soft_wrap=True)

@@ -18,8 +18,8 @@ from tests.support.samples import class_of, made_up_run
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("long64/cr0_wp < 6000 insn", ("long64/cr0_wp", "cost", "<", 6000, "insn")),
-        ("*/cr0_wp >= 5,029.5 ns", ("*/cr0_wp", "cost", ">=", 5029.5, "ns")),
+        ("long64/cr0_wp < 6000 insn", ("long64/cr0_wp", "", "<", 6000, "insn")),
+        ("*/cr0_wp >= 5,029.5 ns", ("*/cr0_wp", "", ">=", 5029.5, "ns")),
         ("long64/cr0_wp net <= -1.5e3 ns", ("long64/cr0_wp", "net", "<=", -1500, "ns")),
         ("  long64/cr0_wp   class  */kept ", ("long64/cr0_wp", "class", "*/kept", 0, None)),
         ("long64/cr0_wp kvm.exits > 0.9", ("long64/cr0_wp", "kvm.exits", ">", 0.9, None)),
@@ -44,7 +44,7 @@ def test_what_is_understood(text: str, expected: tuple[str, str, str, float, str
         ("long64/cr0_wp == 6000 ns", "not understood"),
         ("long64/cr0_wp class", "not understood"),
         ("long64/cr0_wp class < 3", "not understood"),
-        ("long64/cr0_wp cost < 6000", "not understood"),
+        ("long64/cr0_wp cost < 6000", "a cost needs its unit"),
         ("long64/cr0_wp < nan ns", "'nan' is no number"),
         ("long64/cr0_wp < 1e999 ns", "'1e999' is no number"),
         ("long64/cr0_wp < 5,02 ns", "'5,02' is no number"),

@@ -6,17 +6,21 @@ import csv
 import io
 from collections.abc import Iterator
 
+from kvmharness.analysis import totals
 from kvmharness.model.cases import PARAMS
 from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import printable
 
 HOST = ("run", "started", "host", "kernel", "module", "nested", "lab", "variant")
 PER_CASE = ("case", "guest", "op", *(p.name for p in PARAMS), "class", "noisy", "iterations")
-PER_SAMPLE = ("sample", "vm", "vcpu", "per_op", "unit", "clock")
+PER_SAMPLE = ("sample", "vm", "vcpu", "per_op", "deferred", "unit", "clock")
 
 
 def export(run: Run, name: str) -> bytes:
-    """Return a header and a row a sample; `per_op` is in `unit`, every parameter explicit."""
+    """Return a header and a row a sample, every parameter explicit.
+
+    `per_op` is in `unit`, and so is `deferred`: the middle of what the sample's VM left for later.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(HOST + PER_CASE + PER_SAMPLE)
@@ -51,7 +55,8 @@ def _rows(run: Run, result: CaseResult) -> Iterator[tuple[object, ...]]:
     )
     # A case of one vCPU numbers none.
     vcpus = result.vcpus or [0] * len(result.samples)
+    late = totals.of_vms(result)
     for number, (vm, vcpu, value) in enumerate(
         zip(result.vms, vcpus, result.samples, strict=False)
     ):
-        yield (*fixed, number, vm, vcpu, value, result.unit, run.clock)
+        yield (*fixed, number, vm, vcpu, value, late.get(vm, ""), result.unit, run.clock)

@@ -35,6 +35,9 @@ def figures(run: Run, result: CaseResult) -> list[str]:
     if result.per_op:
         unit = f" ({tables.INSTRUCTIONS_BRIEFLY})" if run.clock == "insn" else ""
         lines.append(f"{result.unit}/op {tables.with_interval(result.per_op)}{unit}")
+        if result.deferred and result.total:
+            late = tables.with_interval(result.deferred)
+            lines.append(f"deferred {late}, total {tables.with_interval(result.total)}")
         if result.per_op.net:
             lines.append(f"net of empty {tables.net_of_empty(result)}")
     if result.class_:

@@ -55,6 +55,8 @@ def _benchmark(clock: Clock, result: CaseResult) -> dict[str, Any]:
         "unit": unit,
         **_filled({"kvmharness_class": case_class, "kvmharness_noisy": result.noisy}),
     }
+    if result.deferred:
+        metadata["kvmharness_deferred"] = result.deferred.median * scale
     if result.iterations is not None and result.iterations > 0:
         metadata["loops"] = result.iterations
     vms = stats.by_vm(result.samples, result.vms) if result.samples else []

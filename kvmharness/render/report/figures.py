@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
-from kvmharness.analysis import stats
-from kvmharness.model.run import CaseResult, Slope
+from kvmharness.analysis import stats, totals
+from kvmharness.model.run import CaseResult, Interval, Slope
 from kvmharness.render.report.axes import drawing, label, scale
 from kvmharness.render.report.svg import INK, MUTED, RUN_COLOURS, STYLE, inline
 from kvmharness.render.tables import with_interval
-from kvmharness.text import short
+from kvmharness.text import figure, short
 
 # With six colours, seven shapes tell 42 runs apart, also without colours.
 MARKERS = "os^Dv<P"
@@ -85,14 +85,21 @@ def _dots(samples: Sequence[stats.Floats], row: int) -> Path:
     return Path(np.repeat(points, 2, axis=0), [Path.MOVETO, Path.LINETO] * len(points))
 
 
+def _in_all(result: CaseResult) -> Interval | None:
+    """Return cost and deferred work together where there is any that matters."""
+    return result.total if totals.material(result) else None
+
+
 @rc_context(STYLE)
 def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Markup:
     """Draw a case's samples in each run: dots in a line a VM, quartiles as a box, the median.
 
-    `rows` have samples; `axis` says what a sample is.
+    `rows` have samples; `axis` says what a sample is.  Where an op defers work, an arrow leads
+    from the median to what it costs in all.
     """
     drawn, axes = _rows(len(rows), 52)
-    scale(axes.xaxis, (sample for row in rows for sample in row.result.samples))
+    sums = [total.median for row in rows if (total := _in_all(row.result))]
+    scale(axes.xaxis, [*(sample for row in rows for sample in row.result.samples), *sums])
     label(axes, axis)
     for at, row in enumerate(rows):
         result, colour = row.result, _colour(row.number)
@@ -100,6 +107,14 @@ def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Mark
         box = Rectangle((first, at + 0.4), third - first, 0.55, color=colour, alpha=0.25, lw=0)
         axes.add_patch(box)
         axes.plot([middle, middle], [at + 0.38, at + 0.97], color=INK, lw=1.5, clip_on=False)
+        total = _in_all(result)
+        if total:
+            axes.annotate(
+                "",
+                (total.median, at + 0.675),
+                (middle, at + 0.675),
+                arrowprops={"arrowstyle": "-|>", "color": INK, "linestyle": ":", "lw": 1},
+            )
         axes.add_patch(
             PathPatch(
                 _dots(stats.by_vm(result.samples, result.vms), at),
@@ -111,7 +126,8 @@ def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Mark
                 zorder=3,
             )
         )
-        _row_text(axes, at, short(row.label, MOST_OF_A_NAME), with_interval(result.per_op))
+        text = with_interval(result.per_op) + (f" → {figure(total.median)}" if total else "")
+        _row_text(axes, at, short(row.label, MOST_OF_A_NAME), text)
     return inline(drawn, title, name)
 
 

@@ -1,0 +1,152 @@
+"""What a guest makes the kernel do later: work that others do, once they are let to the CPU.
+
+KVM may queue a part of what a toggle costs to a kworker, to RCU or to a timer: no time that the
+guest takes holds it.  So the kernel is left alone after the guest has run, until it is quiet, and
+what it did is read off.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+T = TypeVar("T")
+By = Literal["cpu", "threads"]
+
+PROC = Path("/proc")
+# Flag of a task in /proc/PID/stat (include/linux/sched.h): a thread of the kernel's own.
+PF_KTHREAD = 0x00200000
+FLAGS = 6  # which field of /proc/PID/stat, behind the name
+IDLE = re.compile(r"\.idle_sleeptime\s*:\s*(\d+) nsecs")
+# An RCU grace period takes some ticks of the kernel's timer, of 4 ms mostly.  No multiple of a
+# tick: or the same part of every tick would be measured, that with the interrupt in it, say.
+SLICE_S = 0.0413
+# Quiet: at most this share of a slice went into work.
+QUIET_SHARE = 0.005
+# A host has work of its own all the time: it is subtracted, not waited for.
+MOST_SLICES: Mapping[By, int] = {"cpu": 250, "threads": 5}
+
+
+class Reading(NamedTuple):
+    """The time, and how long each worker has worked so far, all in ns of the kernel's clock."""
+
+    at: int
+    worked: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What was done later, and in which time: ns of the kernel's clock.
+
+    `called` is the time before the wait began, `slices` how many the wait had.
+    """
+
+    worked: int
+    elapsed: int
+    called: int = 0
+    slices: int = 0
+
+
+def between(before: Reading, after: Reading) -> Work:
+    """Return the work between two readings; a worker that has ended meanwhile is lost."""
+    worked = sum(max(ns - before.worked.get(worker, 0), 0) for worker, ns in after.worked.items())
+    return Work(worked, after.at - before.at)
+
+
+class DeferredWork:
+    """Reads the work of others off this kernel.
+
+    Where there is one CPU, as in a lab, it is all that this CPU did but for idling and running
+    us, interrupts and soft interrupts included (`by` is "cpu").  Else it is the run time of the
+    kernel's threads on all CPUs (`by` is "threads").  `absent` says why there is neither.
+    """
+
+    def __init__(self, proc: Path = PROC) -> None:
+        self.absent: str | None = None
+        self.by: By = "threads"
+        self._proc = proc
+        self._kernels: dict[int, bool] = {}  # which tasks are the kernel's
+        if os.cpu_count() == 1 and self._idle() is not None:
+            self.by = "cpu"
+        else:
+            self.absent = self._why_no_threads()
+
+    def _idle(self) -> int | None:
+        """Return how long the one CPU has idled, None where this kernel does not say."""
+        try:
+            text = (self._proc / "timer_list").read_text()
+        except OSError:
+            return None
+        found = IDLE.search(text)
+        return int(found[1]) if found and int(found[1]) else None
+
+    def _why_no_threads(self) -> str | None:
+        worked = self._threads()
+        if not worked:
+            return (
+                "no thread of the kernel can be seen: run outside of a PID namespace, on a kernel "
+                "with CONFIG_SCHED_INFO"
+            )
+        return None
+
+    def _is_kernels(self, pid: int) -> bool:
+        if pid not in self._kernels:
+            behind_name = (self._proc / str(pid) / "stat").read_text().rpartition(")")[2]
+            self._kernels[pid] = bool(int(behind_name.split()[FLAGS]) & PF_KTHREAD)
+        return self._kernels[pid]
+
+    def _threads(self) -> dict[int, int]:
+        """Return how long each thread of the kernel has run."""
+        worked = {}
+        for name in os.listdir(self._proc):
+            if name.isdigit():
+                try:
+                    if self._is_kernels(int(name)):
+                        ran = (self._proc / name / "schedstat").read_text().split()[0]
+                        worked[int(name)] = int(ran)
+                except (OSError, IndexError, ValueError):  # it has ended, or says nothing
+                    continue
+        return worked
+
+    def read(self) -> Reading:
+        """Return how far the work has come."""
+        if self.by == "threads":
+            return Reading(time.monotonic_ns(), self._threads())
+        idle = self._idle() or 0
+        at = time.monotonic_ns()
+        return Reading(at, {0: at - idle - time.process_time_ns()})
+
+    def settle(self, least: int = 0, longer_ns: int = 0) -> int:
+        """Leave the CPU to others until they have done their work, or have enough of their own.
+
+        It takes at least `least` slices, the first of which is `longer_ns` longer.  Returns how
+        many it took.
+        """
+        before, number = self.read(), 0
+        while True:
+            number += 1
+            time.sleep(SLICE_S + (longer_ns / 1e9 if number == 1 else 0.0))
+            now = self.read()
+            work = between(before, now)
+            quiet = work.worked <= QUIET_SHARE * work.elapsed or number >= MOST_SLICES[self.by]
+            if quiet and number >= least:
+                return number
+            before = now
+
+    def of(self, call: Callable[[], T], like: Work | None = None) -> tuple[T, Work]:
+        """Return what `call` gave, and the work of others until all of it was done.
+
+        Call and wait take at least as long as those of `like` did, in as many slices.
+        """
+        before = self.read()
+        result = call()
+        called = time.monotonic_ns() - before.at
+        longer = max(like.called - called, 0) if like else 0
+        slices = self.settle(like.slices if like else 0, longer)
+        work = between(before, self.read())
+        return result, Work(work.worked, work.elapsed, called, slices)
