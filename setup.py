@@ -19,7 +19,7 @@ PLUGIN = ROOT / "kvmharness" / "lab" / "trace.c"
 # A PC's BIOS loads a disk's first sector there.
 BOOT_SECTOR = "0x7c00"
 # What the package looks up in a blob.
-PUBLIC = ("op_", "prove_", "page_", "boot_")
+PUBLIC = ("op_", "prove_", "page_", "undefined", "boot_")
 
 
 def guest_code_address() -> str:

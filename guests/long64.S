@@ -14,8 +14,12 @@
 #define XDI		%rdi
 #define XSP		%rsp
 #define RETURN		iretq
-#define WINDOW_WRITE_SIZE	7
+#define WORD		8
 #define TOUCHES
+
+.macro address label, register
+	lea	\label(%rip), \register
+.endm
 
 	.code64
 	.text

@@ -3,6 +3,10 @@
 #include "width32.h"
 #define TOUCHES
 
+.macro address label, register
+	mov	$\label, \register
+.endm
+
 	.code32
 	.text
 #include "measure.h"

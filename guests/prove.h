@@ -3,63 +3,100 @@
  * before, between and after thousands of the op's iterations.
  *
  * `prove OP` makes prove_OP: same entry state, registers and doorbells as op_OP (see
- * measure.h), with SHARED_SAMPLES rounds of SHARED_ITERATIONS ops; a check before the
- * first round and after each leaves PROOF_ATTEMPTS records, which the host judges.
- * Wants a stack and an IDT whose page-fault gate leads to `page_fault`.
- * A guest defines besides what measure.h asks for: XDX, XSP, RETURN as its iret, and
- * WINDOW_WRITE_SIZE, the bytes of the instruction that writes to the window.
+ * measure.h), with SHARED_SAMPLES rounds of SHARED_ITERATIONS ops.  A check before the
+ * first round and after each makes SHARED_ATTEMPTS attempts: the records in the place of
+ * stamps say of each what to do, and take what came of it, which the host judges.
+ * Wants a stack and an IDT whose gates lead to `page_fault` and `undefined`.
+ * A guest defines besides what measure.h asks for: XDX, XSP, WORD (bytes of a register),
+ * RETURN as its iret, and the macro `address`, which loads a label's address.
  */
 
-/* Write the record's own address to the window with WP as it stands, and record what
- * came of it.  %eax is lost. */
-.macro attempt
-	mov	%cr0, XAX
-	shrl	$16, %eax
-	andl	$PROOF_WP, %eax
-	movl	%eax, (XDI)
-	movl	$0, 4(XDI)
-	movl	$0, 8(XDI)
-	movl	$1, SHARED(SHARED_EXPECTED)
-	/* The handler returns behind the write, whose length it has to know. */
-8:	movl	%edi, GUEST_WINDOW
-9:
-	.if	9b - 8b - WINDOW_WRITE_SIZE
-	.error	"WINDOW_WRITE_SIZE is not the size of the write to the window"
-	.endif
-	movl	$0, SHARED(SHARED_EXPECTED)
-	movl	GUEST_WINDOW, %eax
-	movl	%eax, 12(XDI)
-	lea	PROOF_RECORD(XDI), XDI
-.endm
+/* "ud2" and "kvm": with kvm.force_emulation_prefix=1 KVM emulates what follows. */
+#define FORCE_EMULATION	.byte 0x0f, 0x0b, 0x6b, 0x76, 0x6d
 
-/* As CR0 stands after the iterations, then WP set, then clear; CR0 as it was.  An op that
- * leaves CR4.CET set has it cleared meanwhile: WP cannot be cleared before. */
-check_window:
-	mov	%cr4, XDX
-	testl	$CR4_CET, %edx
+/* %ebx: what the record at XDI wants.  CR4 and CR0 as they were are on the stack. */
+.macro prepare_attempt
+	testl	$PROOF_SET_CR4, %ebx
 	jz	1f
-	mov	XDX, XAX
-	andl	$~CR4_CET, %eax
+	mov	(XSP), XAX
+	andl	$~(CR4_SMEP | CR4_SMAP), %eax
+	movl	%ebx, %ecx
+	andl	$(CR4_SMEP | CR4_SMAP), %ecx
+	orl	%ecx, %eax
 	mov	XAX, %cr4
-1:	mov	%cr0, XCX
-	attempt
-	mov	XCX, XAX
+1:	testl	$(PROOF_SET_WP | PROOF_CLEAR_WP), %ebx
+	jz	3f
+	mov	WORD(XSP), XAX
+	andl	$~CR0_WP, %eax
+	testl	$PROOF_SET_WP, %ebx
+	jz	2f
 	orl	$CR0_WP, %eax
-	.globl	prove_sets_wp
+2:
+	.globl prove_sets_wp
 prove_sets_wp:
 	mov	XAX, %cr0
-	attempt
-	mov	XCX, XAX
-	andl	$~CR0_WP, %eax
-	mov	XAX, %cr0
-	attempt
-	mov	XCX, %cr0
-	testl	$CR4_CET, %edx
-	jz	1f
-	mov	XDX, %cr4
-1:	ret
+3:	mov	$GUEST_WINDOW, XAX
+	testl	$PROOF_USER, %ebx
+	jz	4f
+	mov	$GUEST_USER_WINDOW, XAX
+4:	testl	$PROOF_AC, %ebx
+	jz	5f
+	stac
+5:
+.endm
 
-/* Expected: note it in the record at XDI and skip the write.  Otherwise tell the host. */
+/* An op that leaves CR4.CET set has it cleared meanwhile: WP cannot be cleared before.
+ * What is written is the record's own address.  Between a write of CR0 and the access
+ * nothing reads CR0: that could be what makes KVM notice it. */
+check_window:
+	push	XBX
+	mov	%cr4, XAX
+	push	XAX
+	mov	%cr0, XCX
+	push	XCX
+	andl	$~CR4_CET, %eax
+	push	XAX
+	mov	XAX, %cr4
+	movl	SHARED(SHARED_ATTEMPTS), %esi
+next_attempt:
+	movl	(XDI), %ebx
+	prepare_attempt
+	address	done_attempt, XDX
+	movl	$1, SHARED(SHARED_EXPECTED)
+	testl	$PROOF_FETCH, %ebx
+	jnz	7f
+	testl	$PROOF_FORCED, %ebx
+	jnz	6f
+	movl	%edi, (XAX)
+	jmp	done_attempt
+6:	FORCE_EMULATION
+	movl	%edi, (XAX)
+	jmp	done_attempt
+7:	add	$PROOF_CODE_AT, XAX
+	jmp	*XAX
+done_attempt:
+	movl	$0, SHARED(SHARED_EXPECTED)
+	testl	$PROOF_AC, %ebx
+	jz	8f
+	clac
+8:	mov	%cr0, XAX
+	shrl	$16, %eax
+	andl	$PROOF_WP, %eax
+	orl	%eax, (XDI)
+	movl	GUEST_READ_ONLY, %eax
+	movl	%eax, 12(XDI)
+	lea	PROOF_RECORD(XDI), XDI
+	decl	%esi
+	jnz	next_attempt
+	pop	XAX
+	pop	XAX
+	mov	XAX, %cr0
+	pop	XAX
+	mov	XAX, %cr4
+	pop	XBX
+	ret
+
+/* Expected: note it in the record at XDI and go on at XDX.  Otherwise tell the host. */
 	.globl	page_fault
 page_fault:
 	pop	XAX
@@ -69,7 +106,7 @@ page_fault:
 	mov	%cr2, XAX
 	movl	%eax, 8(XDI)
 	orl	$PROOF_FAULTED, (XDI)
-	addl	$WINDOW_WRITE_SIZE, (XSP)
+	mov	XDX, (XSP)
 	RETURN
 1:	movl	%eax, SHARED(SHARED_FAULT_CODE)
 	mov	%cr2, XAX
@@ -79,6 +116,13 @@ page_fault:
 	movl	%esi, SHARED(SHARED_FAULT_LEFT)
 2:	doorbell DOORBELL_FAULT
 	jmp	2b
+
+/* A KVM that does not know the prefix.  The host takes the gate away after the proof. */
+	.globl	undefined
+undefined:
+	orl	$PROOF_UNDEFINED, (XDI)
+	mov	XDX, (XSP)
+	RETURN
 
 .macro prove op
 	.globl	prove_\op

@@ -12,7 +12,7 @@
 #define GUEST_SHARED		0x8000	/* vCPU 0's shared page */
 #define GUEST_GDT		0x9000
 #define GUEST_IDT		0xa000
-#define GUEST_STACK		0xc000	/* its top; used by the page-fault handler only */
+#define GUEST_STACK		0xc000	/* its top; used by the proof and its handlers only */
 #define GUEST_READ_ONLY		0xc000	/* the page behind GUEST_WINDOW */
 #define GUEST_PAGE_TABLES	0x10000	/* tables, one page each, as many as are needed */
 #define GUEST_SHARED_MORE	0x100000	/* vCPU n's shared page: + n * SHARED_SIZE */
@@ -23,12 +23,14 @@
 
 /* Virtual addresses where a guest pages; everything below 2 MiB is mapped as it is. */
 #define GUEST_WINDOW		0x400000	/* GUEST_READ_ONLY, without write permission */
+#define GUEST_USER_WINDOW	0x401000	/* the same page, and user mode may read it too */
 #define GUEST_PAGES_AT		0x800000	/* GUEST_PAGES */
 #define GUEST_HIGH_HALF		0xffffffff80000000	/* @high=1: the low addresses again */
 
 /* Segment selectors, and vectors that have a handler. */
 #define GUEST_CS		0x08
 #define GUEST_DS		0x10
+#define VECTOR_UD		6
 #define VECTOR_PF		14
 
 /* A shared page, one a vCPU: offsets in bytes, little endian. */
@@ -49,16 +51,27 @@
 #define SHARED_FAULT_IP		0x48	/* u64, out: its instruction */
 #define SHARED_FAULT_LEFT	0x50	/* u32, out: iterations that were left of the sample */
 #define SHARED_CR0		0x54	/* u32: CR0 while an op keeps another register's value */
+#define SHARED_ATTEMPTS		0x58	/* u32, in: attempts in one check of the proof, >= 1 */
 #define SHARED_STAMPS		0x60	/* out: {u64 begin, u64 end} a sample, TSC ticks */
 #define SHARED_SIZE		0x1000
 #define SHARED_MAX_SAMPLES	249	/* (SHARED_SIZE - SHARED_STAMPS) / 16 */
 
-/* The proof (prove_OP) leaves records in the place of stamps: {u32 flags, u32 error
- * code, u32 low half of CR2, u32 the window's content afterwards}. */
+/* The proof (prove_OP) finds records in the place of stamps, and fills them in: {u32 flags,
+ * u32 error code, u32 low half of CR2, u32 the window's content afterwards}. */
 #define PROOF_RECORD		16
-#define PROOF_WP		1	/* flags: CR0.WP was set */
-#define PROOF_FAULTED		2	/* flags: the write faulted */
-#define PROOF_ATTEMPTS		3	/* records a check: as it stood, WP set, WP clear */
+#define PROOF_WP		(1 << 0)	/* flags, out: CR0.WP was set */
+#define PROOF_FAULTED		(1 << 1)	/* out: the access faulted */
+#define PROOF_UNDEFINED		(1 << 2)	/* out: the prefix was an undefined instruction */
+#define PROOF_SET_WP		(1 << 8)	/* in: set CR0.WP beforehand */
+#define PROOF_CLEAR_WP		(1 << 9)	/* in: clear it; else it stays as it is */
+#define PROOF_USER		(1 << 10)	/* in: GUEST_USER_WINDOW, not GUEST_WINDOW */
+#define PROOF_AC		(1 << 11)	/* in: with RFLAGS.AC set */
+#define PROOF_FORCED		(1 << 12)	/* in: behind KVM's prefix that forces emulation */
+#define PROOF_FETCH		(1 << 13)	/* in: no write, but code that is fetched from there */
+#define PROOF_SET_CR4		(1 << 14)	/* in: CR4.SMEP and CR4.SMAP as the next two say */
+#define PROOF_SMEP		(1 << 20)	/* where CR4 has them */
+#define PROOF_SMAP		(1 << 21)
+#define PROOF_CODE_AT		64	/* where in the window the code to fetch lies */
 
 /* Ports.  Neither is claimed by KVM's in-kernel PIC, PIT or IOAPIC, so a write
  * ends KVM_RUN with KVM_EXIT_IO. */

@@ -7,4 +7,4 @@
 #define XDI		%edi
 #define XSP		%esp
 #define RETURN		iretl
-#define WINDOW_WRITE_SIZE	6
+#define WORD		4

@@ -1,7 +1,8 @@
 """The page tables that the harness builds for guests that page.
 
 Every mode maps the first 2 MiB (4 MiB with 32-bit paging) as they are by one large page, the
-window read-only by a 4 KiB page, and the case's @pages.  Intel SDM vol. 3, chapter 4.
+window read-only by a 4 KiB page, once for the supervisor and once for user mode too, and the
+case's @pages.  Intel SDM vol. 3, chapter 4.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import Case
 
 PAGE = 0x1000
-PRESENT, WRITE, LARGE = 1 << 0, 1 << 1, 1 << 7
+PRESENT, WRITE, USER, LARGE = 1 << 0, 1 << 1, 1 << 2, 1 << 7
 TABLE = PRESENT | WRITE
 GIB = 1 << 30
 
@@ -77,8 +78,10 @@ def _directory(tables: _Tables, case: Case) -> tuple[int, int]:
     """Build the page directory of the lowest addresses; return it and the window's entry."""
     directory, window = tables.new(), tables.new()
     tables.set(directory, 0, TABLE | LARGE)
-    tables.set(directory, lib.GUEST_WINDOW // (tables.entries * PAGE), window | TABLE)
+    tables.set(directory, lib.GUEST_WINDOW // (tables.entries * PAGE), window | TABLE | USER)
     window_entry = tables.set(window, 0, lib.GUEST_READ_ONLY | PRESENT)
+    page = (lib.GUEST_USER_WINDOW - lib.GUEST_WINDOW) // PAGE
+    tables.set(window, page, lib.GUEST_READ_ONLY | PRESENT | USER)
     if not case["huge"]:
         tables.map_pages(directory, lib.GUEST_PAGES_AT, lib.GUEST_PAGES, case["pages"])
     return directory, window_entry
@@ -112,15 +115,15 @@ def _long64(memory: mmap, case: Case) -> Roots:
     tables = _Tables(memory, 8)
     directory, window_entry = _directory(tables, case)
     low, high, top = tables.new(), tables.new(), tables.new()
-    tables.set(low, 0, directory | TABLE)
+    tables.set(low, 0, directory | TABLE | USER)
     tables.set(high, 510, directory | TABLE)
     if case["huge"]:
         _huge_pages(tables, low, case["pages"])
-    tables.set(top, 0, low | TABLE)
+    tables.set(top, 0, low | TABLE | USER)
     tables.set(top, 511, high | TABLE)
     if case["la57"]:
         five = tables.new()
-        tables.set(five, 0, top | TABLE)
+        tables.set(five, 0, top | TABLE | USER)
         tables.set(five, 511, top | TABLE)
         top = five
     first, second = top, tables.copy(top)

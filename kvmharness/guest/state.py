@@ -26,6 +26,8 @@ DESCRIPTOR_CODE32, DESCRIPTOR_CODE64 = 0x00CF9B000000FFFF, 0x00AF9B000000FFFF
 DESCRIPTOR_DATA = 0x00CF93000000FFFF
 GATE_INTERRUPT = 0x8E00  # present, DPL 0, interrupt gate of the mode's width
 
+HANDLERS = {"page_fault": lib.VECTOR_PF, "undefined": lib.VECTOR_UD}
+
 CR0 = {
     "real16": CR0_ET,
     "flat32": CR0_ET | CR0_PE,
@@ -98,10 +100,17 @@ def load(code: Blob, case: Case, memory: mmap) -> paging.Roots | None:
     wide = case.mode == "long64"
     descriptors = (0, DESCRIPTOR_CODE64 if wide else DESCRIPTOR_CODE32, DESCRIPTOR_DATA)
     _write(memory, lib.GUEST_GDT, struct.pack("<3Q", *descriptors))
-    if "page_fault" in code.symbols:
-        gate = _gate(offset(case) + code.symbols["page_fault"], wide=wide)
-        _write(memory, lib.GUEST_IDT + lib.VECTOR_PF * len(gate), gate)
+    for symbol, vector in HANDLERS.items():
+        if symbol in code.symbols:
+            gate = _gate(offset(case) + code.symbols[symbol], wide=wide)
+            _write(memory, lib.GUEST_IDT + vector * len(gate), gate)
     return paging.build(memory, case) if case.mode in PAGED else None
+
+
+def forget_undefined(case: Case, memory: mmap) -> None:
+    """Take the gate for undefined instructions away: from here on nobody expects one."""
+    size = 16 if case.mode == "long64" else 8
+    _write(memory, lib.GUEST_IDT + lib.VECTOR_UD * size, bytes(size))
 
 
 def set_mode(sregs: Any, case: Case, roots: paging.Roots | None) -> None:

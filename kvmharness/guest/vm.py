@@ -5,14 +5,14 @@ from __future__ import annotations
 import errno
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
-from kvmharness.guest import state, wx_check
+from kvmharness.guest import forced_emulation, state, wx_check
 from kvmharness.guest.paging import PAGE, page_size, why_no_reload
 from kvmharness.guest.vcpu_threads import VcpuThreads
 from kvmharness.kvm import exits
@@ -44,11 +44,34 @@ class Measurement:
     counts: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Proof:
+    """What the guest proved: attempts by path that went right, and why paths were not tried."""
+
+    attempts: Mapping[str, int]
+    absent: Mapping[str, str]
+
+
+EMULATED = ("emulated", "emulated-user")
+_NO_BIT = "KVM offers its guests no such bit of CR4 here (KVM_GET_SUPPORTED_CPUID)"
+_NO_PDPTES = "with PAE a flip of CR4.SMEP loads the page-directory pointers, which may fault"
+# Bits of CPUID leaf 7, EBX (Intel SDM vol. 2A, CPUID).
+_PROTECTIONS = {"smep": 1 << 7, "smap": 1 << 20}
+
+
+def _protections(cpuid: Any) -> frozenset[str]:
+    """Return which of SMEP and SMAP a `struct kvm_cpuid2 *` has."""
+    leaves = [e.ebx for e in cpuid.entries[0 : cpuid.nent] if (e.function, e.index) == (7, 0)]
+    ebx = leaves[0] if leaves else 0
+    return frozenset(name for name, bit in _PROTECTIONS.items() if ebx & bit)
+
+
 class GuestVm:
     """A VM loaded with a case's guest, standing before its first doorbell.
 
     `cpus` are the CPUs for the threads of a case with several vCPUs (empty: any),
-    `proof_iterations`, an odd number, the ops between two checks of W^X.
+    `proof_iterations`, an odd number, the ops between two checks of W^X.  Only with
+    `force_emulation` may the proof set KVM's parameter of that name, for all VMs of this kernel.
     Raises KvmError where KVM refuses a part of the set-up.
     """
 
@@ -61,8 +84,10 @@ class GuestVm:
         blob: state.Blob | None = None,
         cpus: Sequence[int] = (),
         proof_iterations: int = PROOF_ITERATIONS,
+        force_emulation: bool = False,
     ) -> None:
         self.case = case
+        self._force_emulation = force_emulation
         self._proof_iterations = proof_iterations
         self._timeout_ns = int(timeout_s * 1e9)
         self._blob = blob or state.blob(case.mode)
@@ -108,7 +133,9 @@ class GuestVm:
 
     def _create_vcpu(self, system: System, stack: ExitStack, number: int) -> Vcpu:
         vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(number))
-        vcpu.set_cpuid2(system.get_supported_cpuid())
+        cpuid = system.get_supported_cpuid()
+        vcpu.set_cpuid2(cpuid)
+        self._protections = _protections(cpuid)
         sregs = vcpu.get_sregs()
         state.set_mode(sregs, self.case, self.roots)
         vcpu.set_sregs(sregs)
@@ -146,30 +173,51 @@ class GuestVm:
             struct.pack_into("<4I", self.memory, page + lib.SHARED_ITERATIONS, *values)
             struct.pack_into("<I", self.memory, page + lib.SHARED_ARRIVED, 0)
 
-    def prove(self, rounds: int = PROOF_ROUNDS) -> int | None:
+    def prove(self, rounds: int = PROOF_ROUNDS) -> Proof | None:
         """Have the guest prove W^X around `rounds` times some ops.
 
-        Returns how many writes were tried, None where the guest cannot (no paging).  Raises
-        KvmIncorrect if KVM got one wrong, Infeasible if the CPU is not fit for the op.  To be
-        called before anything is measured.
+        Returns what was proved, None where the guest cannot (no paging) or has done it already.
+        Raises KvmIncorrect if KVM got an access wrong, Infeasible if the CPU is not fit for the
+        op.  To be called before anything is measured.
         """
         if self._proved or not self._can_prove:
             return None
         self._proved = True
+        with forced_emulation.allowed(self._force_emulation) as reason:
+            # A flip of CR4.SMEP would load the PDPTEs anew (paging.why_no_reload).
+            sets_cr4 = self.case.mode != "pae32" and bool(self._protections)
+            tried = wx_check.steps(self._protections, sets_cr4=sets_cr4, forced=reason is None)
+            right = self._carry_out(rounds, tried)
+        state.forget_undefined(self.case, self.memory)
+        absent = {path: "KVM did not take its prefix" for path in EMULATED if path not in right}
+        if reason:
+            absent = dict.fromkeys(EMULATED, reason)
+        absent |= {name: _NO_BIT for name in ("smep", "smap") if name not in self._protections}
+        if self._protections and not sets_cr4:
+            absent |= dict.fromkeys(self._protections, _NO_PDPTES)
+        return Proof(right, absent)
+
+    def _carry_out(self, rounds: int, tried: Sequence[wx_check.Step]) -> Mapping[str, int]:
+        """Run the proof; return how many attempts of each path went right."""
         iterations = self._proof_iterations
         self._ask(iterations, rounds, meeting=1)
+        at = lib.GUEST_SHARED + lib.SHARED_STAMPS
+        size = (rounds + 1) * len(tried) * lib.PROOF_RECORD
+        records = [struct.pack("<4I", step.flags, 0, 0, 0) for step in tried]
+        self.memory[at : at + size] = b"".join(records) * (rounds + 1)
+        attempts = lib.GUEST_SHARED + lib.SHARED_ATTEMPTS
+        struct.pack_into("<I", self.memory, attempts, len(tried))
+        code = lib.GUEST_READ_ONLY + lib.PROOF_CODE_AT
+        self.memory[code : code + len(wx_check.CODE)] = wx_check.CODE
         self._run_to(0, lib.DOORBELL_BEGIN)
         reason = why_no_reload(self.memory, self.case, self.roots)
         if reason:
             raise Infeasible(reason)
         self._run_to(0, lib.DOORBELL_END)
-        at = lib.GUEST_SHARED + lib.SHARED_STAMPS
-        size = (rounds + 1) * lib.PROOF_ATTEMPTS * lib.PROOF_RECORD
         found = wx_check.attempts(
-            self.memory[at : at + size], state.offset(self.case) + at, iterations
+            self.memory[at : at + size], state.offset(self.case) + at, iterations, tried
         )
-        wx_check.judge(self.case.name, self.case.op, found, self._window())
-        return len(found)
+        return wx_check.judge(self.case.name, self.case.op, found, self._window())
 
     def _window(self) -> int:
         """Return what the window's page holds as the host sees it."""

@@ -1,48 +1,146 @@
-"""The W^X proof: judge what the guest's own page-fault handler saw (guests/prove.h).
+"""The W^X proof: what is tried, and what the guest must have seen of it (guests/prove.h).
 
 A supervisor's write to a read-only page must fault if CR0.WP is set and must land if it is
-clear, with the error code and the address that the architecture gives.  Pure.
+clear, whoever executes it: the CPU, or KVM's emulator.  A page that user mode may read is no
+other in that, but for CR4.SMAP, which keeps the supervisor's writes off it unless RFLAGS.AC is
+set, and CR4.SMEP, by which none of its code may be fetched (Intel SDM vol. 3, 4.6).  Pure.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from kvmharness.errors import KvmIncorrect
 from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import WINDOW_OPS
 
-# Page-fault error code: the page is present, and it was a write, by the supervisor.
-ERROR_CODE = 0b011
+# Page-fault error codes: the page is present; it was a write, or a fetch; by the supervisor.
+WRITE_ERROR, FETCH_ERROR = 0b00011, 0b10001
+# jmp *%edx, or *%rdx: back to where the check goes on.
+CODE = b"\xff\xe2"
+
+
+@dataclass(frozen=True)
+class Step:
+    """One access to the window.
+
+    `wp` is CR0.WP as it is set beforehand, None: as it stands; `user` is a page that user mode
+    may read; `cr4` holds CR4.SMEP and CR4.SMAP, None: as they stand; `ac` is RFLAGS.AC.
+    """
+
+    wp: bool | None
+    user: bool = False
+    forced: bool = False
+    fetch: bool = False
+    cr4: frozenset[str] | None = None
+    ac: bool = False
+
+    @property
+    def path(self) -> str:
+        """What it proves, under its name in the result file."""
+        if self.fetch:
+            return "fetch-user"
+        return ("emulated" if self.forced else "direct") + ("-user" if self.user else "")
+
+    @property
+    def flags(self) -> int:
+        """The step as the guest reads it."""
+        wanted = {
+            lib.PROOF_SET_WP: self.wp is True,
+            lib.PROOF_CLEAR_WP: self.wp is False,
+            lib.PROOF_USER: self.user,
+            lib.PROOF_AC: self.ac,
+            lib.PROOF_FORCED: self.forced,
+            lib.PROOF_FETCH: self.fetch,
+            lib.PROOF_SET_CR4: self.cr4 is not None,
+            lib.PROOF_SMEP: "smep" in (self.cr4 or ()),
+            lib.PROOF_SMAP: "smap" in (self.cr4 or ()),
+        }
+        return sum(flag for flag, on in wanted.items() if on)
+
+    def faults(self, wp: bool) -> bool:
+        """Tell whether the access must fault with CR0.WP as given."""
+        cr4 = self.cr4 or frozenset()
+        if self.fetch:
+            return self.user and "smep" in cr4
+        return wp or (self.user and "smap" in cr4 and not self.ac)
+
+
+OFF, SMEP, SMAP = frozenset[str](), frozenset({"smep"}), frozenset({"smap"})
+BOTH = SMEP | SMAP
+
+# What is tried where the CPU has it all: writes by the CPU, then the same by KVM's emulator.
+# WP set comes first, so that what is written with WP clear is seen to be the last.
+AS_IT_STOOD = (Step(None),)
+SUPERVISOR: tuple[Step, ...] = (Step(True), Step(False))
+USER = tuple(Step(wp, user=True, cr4=OFF) for wp in (True, False))
+WITH_SMEP = (
+    Step(True, user=True, cr4=SMEP),
+    Step(False, user=True, cr4=SMEP),
+    # What KVM did to let that write land must not let code in.
+    Step(False, user=True, cr4=SMEP, fetch=True),
+    Step(True, user=True, cr4=SMEP, fetch=True),
+    Step(True, user=True, cr4=OFF, fetch=True),
+)
+WITH_SMAP = tuple(
+    Step(wp, user=True, cr4=SMAP, ac=ac) for ac in (False, True) for wp in (True, False)
+)
+WITH_BOTH = tuple(
+    Step(wp, user=True, cr4=BOTH, ac=ac) for ac in (False, True) for wp in (True, False)
+)
+
+
+def steps(features: frozenset[str], *, sets_cr4: bool, forced: bool) -> tuple[Step, ...]:
+    """Return the steps of one check.
+
+    `features` are those of "smep" and "smap" that the guest has; `sets_cr4` whether it may set
+    them, without which a user page is tried only where it has none; `forced` whether KVM's
+    prefix is on.
+    """
+    writes = SUPERVISOR
+    if sets_cr4 or not features:
+        writes += USER if features else tuple(replace(step, cr4=None) for step in USER)
+    if sets_cr4:
+        for needed, more in ((SMEP, WITH_SMEP), (SMAP, WITH_SMAP), (BOTH, WITH_BOTH)):
+            writes += more if needed <= features else ()
+    emulated = tuple(replace(step, forced=True) for step in writes if not step.fetch)
+    return AS_IT_STOOD + writes + (emulated if forced else ())
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One write to the window: `value` is what it held afterwards, `wrote` what was written."""
+    """One access: `value` is what the window held afterwards, `wrote` what a write wrote."""
 
+    step: Step
     iteration: int
     wp: bool
     faulted: bool
+    undefined: bool
     error_code: int
     cr2: int
     value: int
     wrote: int
 
 
-def attempts(records: bytes, address: int, iterations: int) -> list[Attempt]:
+def attempts(records: bytes, address: int, iterations: int, tried: Sequence[Step]) -> list[Attempt]:
     """Read the guest's records; `address` is the first one's (virtual, its low half).
 
-    `iterations` is how many ops lie between two checks.
+    `iterations` is how many ops lie between two checks, `tried` the steps of one.
     """
     found = []
     for number, fields in enumerate(struct.iter_unpack("<IIII", records)):
         flags, error_code, cr2, value = fields
+        check, step = divmod(number, len(tried))
         found.append(
             Attempt(
-                iteration=number // lib.PROOF_ATTEMPTS * iterations,
+                step=tried[step],
+                iteration=check * iterations,
                 wp=bool(flags & lib.PROOF_WP),
                 faulted=bool(flags & lib.PROOF_FAULTED),
+                undefined=bool(flags & lib.PROOF_UNDEFINED),
                 error_code=error_code,
                 cr2=cr2,
                 value=value,
@@ -52,46 +150,69 @@ def attempts(records: bytes, address: int, iterations: int) -> list[Attempt]:
     return found
 
 
+def _said(step: Step, wp: bool, did: str = "") -> str:
+    """Name an access, what it did, and what it was tried with."""
+    who = "a fetch" if step.fetch else "a supervisor's write"
+    how = " that KVM emulates" if step.forced else ""
+    page = "user page" if step.user else "page"
+    bits = [f"CR0.WP={int(wp)}"]
+    bits += [f"CR4.{name.upper()}=1" for name in sorted(step.cr4 or ())]
+    bits += ["RFLAGS.AC=1"] if step.ac else []
+    return f"{who}{how} to a read-only {page}{did} with {', '.join(bits)}"
+
+
 def _wrong(attempt: Attempt, before: int) -> str | None:
     """Say what is wrong with an attempt; `before` is what the window held."""
-    wp = f"CR0.WP={int(attempt.wp)}"
-    if attempt.faulted != attempt.wp:
-        did = "faulted" if attempt.faulted else "did not fault"
-        return f"a supervisor's write to a read-only page {did} with {wp}"
-    if attempt.faulted and attempt.error_code != ERROR_CODE:
-        return f"the fault's error code should be {ERROR_CODE:#x}"
-    if attempt.faulted and attempt.cr2 != lib.GUEST_WINDOW:
-        return f"the fault's address {attempt.cr2:#x} should be {lib.GUEST_WINDOW:#x}"
-    if attempt.value != (before if attempt.wp else attempt.wrote):
-        return f"the page holds {attempt.value:#x} after a write with {wp}"
+    step = attempt.step
+    faults = step.faults(attempt.wp)
+    if attempt.faulted != faults:
+        did = " faulted" if attempt.faulted else " did not fault"
+        return _said(step, attempt.wp, did)
+    error = FETCH_ERROR if step.fetch else WRITE_ERROR
+    if faults and attempt.error_code != error:
+        return f"the fault's error code should be {error:#x}"
+    at = lib.GUEST_USER_WINDOW if step.user else lib.GUEST_WINDOW
+    at += lib.PROOF_CODE_AT if step.fetch else 0
+    if faults and attempt.cr2 != at:
+        return f"the fault's address {attempt.cr2:#x} should be {at:#x}"
+    if attempt.value != (before if faults or step.fetch else attempt.wrote):
+        return f"the page holds {attempt.value:#x} after {_said(step, attempt.wp)}"
     return None
 
 
-def _expected_wp(step: int, op: str, iteration: int) -> bool:
-    """Return what CR0.WP must be: as `iteration` ops left it, then set, then clear."""
-    if step:
-        return step == 1
+def _expected_wp(step: Step, op: str, iteration: int) -> bool:
+    """Return what CR0.WP must be: as it was set, or as `iteration` ops left it."""
+    if step.wp is not None:
+        return step.wp
     return not (op == "cr0_wp" and iteration % 2)  # WP is set on entry
 
 
-def judge(case: str, op: str, found: list[Attempt], host_sees: int) -> None:
-    """Raise KvmIncorrect for the first attempt that went wrong.
+def judge(case: str, op: str, found: Sequence[Attempt], host_sees: int) -> Mapping[str, int]:
+    """Return how many attempts went right, by path; raise KvmIncorrect for the first that did not.
 
     `op` is the case's, whose iterations lay between the checks; `host_sees` is what the page
-    holds in the host's memory after the last attempt.
+    holds in the host's memory after the last attempt.  A prefix that KVM did not take, at any
+    attempt, proves nothing.
     """
+    prefixed = [attempt for attempt in found if attempt.step.forced]
+    untaken = bool(prefixed) and all(attempt.undefined for attempt in prefixed)
+    right: Counter[str] = Counter()
     held = 0
-    for number, attempt in enumerate(found):
-        step = number % lib.PROOF_ATTEMPTS
-        if op in WINDOW_OPS and number and step == 0:
+    for attempt in found:
+        if untaken and attempt.step.forced:
+            continue
+        if op in WINDOW_OPS and attempt.iteration and attempt.step in AS_IT_STOOD:
             held = 1  # what its last iteration wrote
-        expected = _expected_wp(step, op, attempt.iteration)
+        expected = _expected_wp(attempt.step, op, attempt.iteration)
         wrong = _wrong(attempt, held)
-        if wrong is None and attempt.wp != expected:
+        if attempt.undefined:
+            wrong = "KVM took its prefix for forced emulation at some attempts only"
+        elif wrong is None and attempt.wp != expected:
             wrong = f"CR0.WP reads as {int(attempt.wp)} where {int(expected)} was written last"
         if wrong is not None:
             raise KvmIncorrect(case, attempt.iteration, attempt.error_code, wrong)
         held = attempt.value
+        right[attempt.step.path] += 1
     if host_sees != held:
         raise KvmIncorrect(
             case,
@@ -99,3 +220,4 @@ def judge(case: str, op: str, found: list[Attempt], host_sees: int) -> None:
             0,
             f"the host sees {host_sees:#x} in the page where the guest reads {held:#x}",
         )
+    return right

@@ -20,7 +20,7 @@ from kvmharness.kvm.fds import System
 from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model.cases import Case
 from kvmharness.model.counters import KVM_PREFIX, of
-from kvmharness.model.run import DEFERRED, CaseResult, Settings, per_op
+from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, per_op
 
 SAMPLES = 2
 # Of what is queued to kworkers, the functions are told apart.
@@ -98,7 +98,7 @@ class Counting:
         except (GuestError, KvmError, Infeasible) as error:
             result.absent[PERF] = str(error)
         for name in result.absent:
-            if name not in NO_COUNTERS:
+            if name not in NO_COUNTERS and not name.startswith(PROOF_PREFIX):
                 result.counters.setdefault(name, None)
 
     def _traced(

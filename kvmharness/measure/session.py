@@ -22,7 +22,7 @@ from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model import tracing
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import UNITS, Clock
-from kvmharness.model.run import DEFERRED, CaseResult, Settings, per_op
+from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, per_op
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,11 @@ class _Account:
         result = self.result
         result.iterations = taken.iterations
         if taken.proof is not None:
-            result.proof = (result.proof or 0) + taken.proof
+            proved = result.proof or {}
+            tried = taken.proof.attempts
+            result.proof = proved | {path: proved.get(path, 0) + n for path, n in tried.items()}
+            reasons = taken.proof.absent.items()
+            result.absent.update((PROOF_PREFIX + name, reason) for name, reason in reasons)
         result.absent.update(taken.absent)
         result.disturbed = disturbance.total(result.disturbed, taken.disturbed)
         per_tick = 1.0  # a machine that counts instructions has them for ticks

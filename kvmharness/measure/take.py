@@ -16,7 +16,7 @@ from functools import partial
 from kvmharness.counters.deferred import DeferredWork
 from kvmharness.counters.source import Source
 from kvmharness.errors import UsageError
-from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Measurement
+from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Measurement, Proof
 from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance
 from kvmharness.model.cases import Case
@@ -39,11 +39,10 @@ Opener = Callable[[System, Case, Settings], GuestVm]
 class Taken:
     """What one VM gave.
 
-    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz (None: KVM does
-    not tell), vCPU by vCPU; `counts`
-    and `absent` are the sources', over `ops` ops; `proof` is the number of writes that the
-    W^X proof tried, None where the guest cannot prove.  `deferred` holds the ns per op that the
-    kernel worked later, a value each time that it was waited for.
+    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz, vCPU by vCPU; `counts`
+    and `absent` are the sources', over `ops` ops; `proof` is what the W^X proof showed, None where
+    the guest cannot prove.  `deferred` holds the ns per op that the kernel worked later, a value
+    each time that it was waited for.
     """
 
     iterations: int
@@ -53,7 +52,7 @@ class Taken:
     counts: dict[str, int]
     ops: int
     absent: dict[str, str]
-    proof: int | None
+    proof: Proof | None
     disturbed: Disturbance
     deferred: list[float]
 
@@ -67,7 +66,12 @@ def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
     # No more ops than a sample has, where somebody chose few: they may be dear.
     proof_iterations = min(PROOF_ITERATIONS, (settings.iterations or PROOF_ITERATIONS) | 1)
     return GuestVm(
-        system, case, timeout_s=settings.timeout_s, cpus=cpus, proof_iterations=proof_iterations
+        system,
+        case,
+        timeout_s=settings.timeout_s,
+        cpus=cpus,
+        proof_iterations=proof_iterations,
+        force_emulation=settings.force_emulation,
     )
 
 

@@ -84,6 +84,8 @@ class Disturbance(msgspec.Struct):
 
 # In `absent`: why a case has no figure of the work that was deferred.
 DEFERRED = "deferred"
+# The same of what the W^X proof did not try: a path of `proof`, or a bit of CR4.
+PROOF_PREFIX = "proof."
 # What deferred work was read off: all that the one CPU did, or the kernel's threads.
 DeferredBy = Literal["cpu", "threads"]
 
@@ -122,9 +124,9 @@ class CaseResult(msgspec.Struct):
     absent: dict[str, str] = {}
     disturbed: Disturbance = msgspec.field(default_factory=Disturbance)
     noisy: str | None = None
-    # Writes to a read-only page that the guest's proof tried and KVM got right; null where
-    # the guest does not page.
-    proof: int | None = None
+    # Accesses to a read-only page that the guest's proof tried and KVM got right, by path; null
+    # where the guest does not page.
+    proof: dict[str, int] | None = None
     skipped: str | None = None
     failed: str | None = None
     incorrect: str | None = None
@@ -282,7 +284,8 @@ class Settings(msgspec.Struct, frozen=True):
     """How it was measured; `iterations` null means calibrated to `target_ms` a sample.
 
     After `samples_per_doorbell` samples (null: all of a VM's) the guest stopped, until the kernel
-    had done what they left for later.
+    had done what they left for later.  `force_emulation` let the W^X proof set KVM's parameter of
+    that name for its own time.
     """
 
     vms: int
@@ -293,6 +296,7 @@ class Settings(msgspec.Struct, frozen=True):
     precision: float
     timeout_s: float
     samples_per_doorbell: int | None = None
+    force_emulation: bool = False
 
 
 class Run(msgspec.Struct):

@@ -49,6 +49,8 @@ def _from_1(run: Document) -> None:
         if isinstance(named, str):
             how, _, root = named.partition("/")
             case["class"] = {"how": how, "root": root}
+        if isinstance(case.get("proof"), int):
+            case["proof"] = {"direct": case["proof"]}
         for key in ("counters", "class_evidence", "absent"):
             _kprobes(case, key)
     host = run.get("host")

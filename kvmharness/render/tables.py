@@ -12,7 +12,7 @@ from kvmharness.analysis import stats, totals
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.run import CaseResult, Finding, Interval, Run
+from kvmharness.model.run import PROOF_PREFIX, CaseResult, Finding, Interval, Run
 from kvmharness.text import figure, printable
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
@@ -191,7 +191,13 @@ def remarks(run: Run) -> list[str]:
     if run.finished is None:
         lines.append("cut short: the run was ended before all samples were taken")
     absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
-    return lines + by_reason("not counted", absent)
+    unproved = [(r, n.removeprefix(PROOF_PREFIX)) for r, n in absent if _is_proof(n)]
+    lines += by_reason("W^X not proved", unproved)
+    return lines + by_reason("not counted", [(r, n) for r, n in absent if not _is_proof(n)])
+
+
+def _is_proof(name: str) -> bool:
+    return name.startswith(PROOF_PREFIX)
 
 
 def _named(run: Run) -> list[str]:

@@ -15,23 +15,26 @@ from kvmharness.model.cases import Case, select
 PAGE = 4096
 
 
-def walk(memory: mmap.mmap, case: Case, root: int, virtual: int) -> tuple[int, bool]:
-    """Return the guest-physical address and whether it is writable, by the tables alone."""
+def walk(memory: mmap.mmap, case: Case, root: int, virtual: int) -> tuple[int, bool, bool]:
+    """Return the guest-physical address, whether it is writable, and whether it is the user's."""
     width, bits, levels = {
         "prot32": (4, 10, 2),
         "pae32": (8, 9, 3),
         "long64": (8, 9, 5 if case["la57"] else 4),
     }[case.mode]
-    table = root & ~0xFFF
+    table, user = root & ~0xFFF, True
     for level in reversed(range(levels)):
         shift = 12 + bits * level
         index = virtual >> shift & ((1 << bits) - 1)
         form = "<I" if width == 4 else "<Q"
         (entry,) = struct.unpack_from(form, memory, table + width * index)
         assert entry & paging.PRESENT, f"level {level} of {virtual:#x}"
+        if case.mode != "pae32" or level < 2:  # pointers to PAE's directories have no such bit
+            user &= bool(entry & paging.USER)
         if level == 0 or (level == 1 and entry & paging.LARGE):
             mask = (1 << shift) - 1
-            return (entry & ~0xFFF & ~mask) | (virtual & mask), bool(entry & paging.WRITE)
+            at = (entry & ~0xFFF & ~mask) | (virtual & mask)
+            return at, bool(entry & paging.WRITE), user
         table = entry & ~0xFFF
     raise AssertionError
 
@@ -54,18 +57,19 @@ def test_both_roots_map_what_the_guest_needs(name: str) -> None:
     (case,) = select([name])
     memory = mmap.mmap(-1, lib.GUEST_MEMORY)
     roots = paging.build(memory, case)
-    expected = {a: (a, True) for a in (lib.GUEST_CODE, lib.GUEST_SHARED, 0x1FFFFF)}
-    expected[lib.GUEST_WINDOW] = (lib.GUEST_READ_ONLY, False)
+    expected = {a: (a, True, False) for a in (lib.GUEST_CODE, lib.GUEST_SHARED, 0x1FFFFF)}
+    expected[lib.GUEST_WINDOW] = (lib.GUEST_READ_ONLY, False, False)
+    expected[lib.GUEST_USER_WINDOW] = (lib.GUEST_READ_ONLY, False, True)
     if case["pages"]:
         last = case["pages"] - 1
         if case["huge"]:
             at = lib.GUEST_HUGE_PAGES + last * HUGE_PAGE
-            expected[at] = (at, True)
+            expected[at] = (at, True, False)
         else:
             at = last * PAGE
-            expected[lib.GUEST_PAGES_AT + at] = (lib.GUEST_PAGES + at, True)
+            expected[lib.GUEST_PAGES_AT + at] = (lib.GUEST_PAGES + at, True, False)
     if case.mode == "long64":
-        expected[lib.GUEST_HIGH_HALF + lib.GUEST_CODE] = (lib.GUEST_CODE, True)
+        expected[lib.GUEST_HIGH_HALF + lib.GUEST_CODE] = (lib.GUEST_CODE, True, False)
     assert roots.first != roots.second
     for root in (roots.first, roots.second):
         assert {a: walk(memory, case, root, a) for a in expected} == expected

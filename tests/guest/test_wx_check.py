@@ -4,55 +4,99 @@ from __future__ import annotations
 
 import dataclasses
 import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
 from kvmharness.errors import KvmIncorrect
-from kvmharness.guest import state, wx_check
+from kvmharness.guest import forced_emulation, state, wx_check
 from kvmharness.guest.vm import PROOF_ITERATIONS, PROOF_ROUNDS, GuestVm
+from kvmharness.guest.wx_check import Step
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
 from kvmharness.model.cases import Case
 
 AT = 0x8060
-WP, FAULTED = lib.PROOF_WP, lib.PROOF_FAULTED
+WP, FAULTED, UNDEFINED = lib.PROOF_WP, lib.PROOF_FAULTED, lib.PROOF_UNDEFINED
 TOGGLE = Case("long64", "cr0_wp")
+PLAIN = wx_check.steps(frozenset(), sets_cr4=False, forced=False)
+ALL = wx_check.steps(frozenset({"smep", "smap"}), sets_cr4=True, forced=True)
 
 
-def good(checks: int = 2) -> list[list[int]]:
-    """Records of a correct KVM around `empty`: as it stood (WP set), WP set, WP clear."""
+def good(steps: Sequence[Step] = PLAIN, checks: int = 2) -> list[list[int]]:
+    """Records of a correct KVM around `empty`, where WP is set as it stands."""
     records: list[list[int]] = []
     held = 0
-    for check in range(checks):
-        for step in range(lib.PROOF_ATTEMPTS):
-            wrote = AT + lib.PROOF_RECORD * (check * lib.PROOF_ATTEMPTS + step)
-            if step == 2:
-                held = wrote
-                records.append([0, 0, 0, held])
-            else:
-                records.append([WP | FAULTED, 3, lib.GUEST_WINDOW, held])
+    for step in [*steps] * checks:
+        wrote = AT + lib.PROOF_RECORD * len(records)
+        wp = step.wp is not False
+        flags = WP if wp else 0
+        if step.faults(wp):
+            at = lib.GUEST_USER_WINDOW if step.user else lib.GUEST_WINDOW
+            at += lib.PROOF_CODE_AT if step.fetch else 0
+            records.append([flags | FAULTED, 0x11 if step.fetch else 3, at, held])
+        else:
+            held = held if step.fetch else wrote
+            records.append([flags, 0, 0, held])
     return records
 
 
-def judge(records: list[list[int]], host_sees: int | None = None, op: str = "empty") -> None:
+def judge(
+    records: list[list[int]],
+    host_sees: int | None = None,
+    op: str = "empty",
+    steps: Sequence[Step] = PLAIN,
+) -> Mapping[str, int]:
     data = b"".join(struct.pack("<IIII", *record) for record in records)
-    found = wx_check.attempts(data, AT, 1001)
-    wx_check.judge(f"long64/{op}", op, found, records[-1][3] if host_sees is None else host_sees)
+    found = wx_check.attempts(data, AT, 1001, steps)
+    held = records[-1][3] if host_sees is None else host_sees
+    return wx_check.judge(f"long64/{op}", op, found, held)
 
 
 def test_a_correct_kvm_passes() -> None:
-    judge(good())
+    assert judge(good()) == {"direct": 6, "direct-user": 4}
+
+
+def test_every_path_is_counted() -> None:
+    right = judge(good(ALL), steps=ALL)
+    assert set(right) == {"direct", "direct-user", "fetch-user", "emulated", "emulated-user"}
+    assert sum(right.values()) == 2 * len(ALL)
+
+
+def test_what_the_table_tries() -> None:
+    """The combinations of the page, CR0.WP, CR4.SMEP, CR4.SMAP and RFLAGS.AC, each once."""
+    assert len(set(ALL)) == len(ALL)
+    assert all(not step.cr4 for step in PLAIN)
+    pae = wx_check.steps(frozenset({"smep", "smap"}), sets_cr4=False, forced=True)
+    assert {step.path for step in pae} == {"direct", "emulated"}
+    faults = {
+        (step.wp, step.user, step.fetch, step.cr4, step.ac): step.faults(bool(step.wp))
+        for step in ALL
+        if step.wp is not None
+    }
+    assert faults[False, False, False, None, False] is False
+    assert faults[False, True, False, wx_check.OFF, False] is False
+    assert faults[False, True, False, wx_check.SMAP, False] is True
+    assert faults[False, True, False, wx_check.SMAP, True] is False
+    assert faults[True, True, False, wx_check.SMAP, True] is True
+    assert faults[False, True, True, wx_check.SMEP, False] is True
+    assert faults[True, True, True, wx_check.OFF, False] is False
+    most = (PROOF_ROUNDS + 1) * len(ALL) * lib.PROOF_RECORD
+    assert lib.SHARED_STAMPS + most <= lib.SHARED_SIZE
 
 
 @pytest.mark.parametrize(
     ("number", "field", "value", "says"),
     [
-        (4, 0, WP, "did not fault with CR0.WP=1 (iteration 1001, error code 0x3)"),
+        (5, 0, WP, "did not fault with CR0.WP=1 (iteration 1001, error code 0x3)"),
         (2, 0, FAULTED, "faulted with CR0.WP=0"),
         (0, 1, 2, "error code should be 0x3"),
         (0, 2, 0x1000, "address 0x1000 should be 0x400000"),
-        (3, 3, 7, "the page holds 0x7 after a write with CR0.WP=1"),
-        (2, 3, 7, "the page holds 0x7 after a write with CR0.WP=0"),
+        (3, 2, 0x400000, "address 0x400000 should be 0x401000"),
+        (3, 0, WP, "a supervisor's write to a read-only user page did not fault with CR0.WP=1"),
+        (5, 3, 7, "the page holds 0x7 after a supervisor's write to a read-only page"),
+        (2, 3, 7, "the page holds 0x7 after a supervisor's write to a read-only page"),
     ],
 )
 def test_each_wrong_is_named(number: int, field: int, value: int, says: str) -> None:
@@ -63,6 +107,57 @@ def test_each_wrong_is_named(number: int, field: int, value: int, says: str) -> 
     assert says in str(caught.value)
     assert str(caught.value).startswith("KVM is incorrect: long64/empty: ")
     assert caught.value.exit_code == 1
+
+
+def at(wanted: Step) -> int:
+    return ALL.index(wanted)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (Step(True, forced=True), "a supervisor's write that KVM emulates to a read-only page did"),
+        (
+            Step(True, user=True, forced=True, cr4=wx_check.OFF),
+            "a supervisor's write that KVM emulates to a read-only user page did not fault",
+        ),
+        (
+            Step(False, user=True, cr4=wx_check.SMAP),
+            "to a read-only user page did not fault with CR0.WP=0, CR4.SMAP=1",
+        ),
+        (
+            Step(True, user=True, cr4=wx_check.BOTH, ac=True),
+            "did not fault with CR0.WP=1, CR4.SMAP=1, CR4.SMEP=1, RFLAGS.AC=1",
+        ),
+        (
+            Step(False, user=True, cr4=wx_check.SMEP, fetch=True),
+            "a fetch to a read-only user page did not fault with CR0.WP=0, CR4.SMEP=1",
+        ),
+    ],
+)
+def test_each_path_can_go_wrong(step: Step, says: str) -> None:
+    records = good(ALL)
+    records[at(step)][0] &= ~FAULTED
+    with pytest.raises(KvmIncorrect) as caught:
+        judge(records, steps=ALL)
+    assert says in str(caught.value)
+
+
+def test_a_prefix_that_kvm_never_takes_proves_nothing() -> None:
+    records, held = good(ALL), 0
+    for record, step in zip(records, [*ALL] * 2, strict=True):
+        wp = step.wp is not False
+        if step.forced:
+            record[:] = [(WP if wp else 0) | UNDEFINED, 0, 0, held]
+        elif step.faults(wp) or step.fetch:
+            record[3] = held
+        held = record[3]
+    right = judge(records, steps=ALL)
+    assert set(right) == {"direct", "direct-user", "fetch-user"}
+    taken = at(Step(True, forced=True))
+    records[taken] = [WP | FAULTED, 3, lib.GUEST_WINDOW, records[taken][3]]
+    with pytest.raises(KvmIncorrect, match="at some attempts only"):
+        judge(records, steps=ALL)
 
 
 def test_a_toggle_that_did_not_take_is_named() -> None:
@@ -84,11 +179,29 @@ def test_the_hosts_view_counts() -> None:
         judge(good(), host_sees=5)
 
 
+def test_the_parameter_is_set_for_the_proof_only(tmp_path: Path) -> None:
+    parameter = tmp_path / "force_emulation_prefix"
+    parameter.write_text("N\n")
+    with forced_emulation.allowed(False, parameter) as reason:
+        assert reason == "kvm.force_emulation_prefix is N; load kvm with force_emulation_prefix=1"
+        assert parameter.read_text() == "N\n"
+    with forced_emulation.allowed(True, parameter) as reason:
+        assert reason is None
+        assert parameter.read_text() == "1"
+    assert parameter.read_text() == "N"
+    with forced_emulation.allowed(True, tmp_path / "none") as reason:
+        assert reason == "this KVM has no parameter force_emulation_prefix"
+
+
 @pytest.mark.kvm
 @pytest.mark.parametrize("op", ["cr0_wp", "empty", "wx", "cr4_pge", "efer_nx", "cr3_switch"])
 def test_this_kvm_is_correct(system: System, op: str) -> None:
     with GuestVm(system, Case("long64", op)) as guest:
-        assert guest.prove() == (PROOF_ROUNDS + 1) * lib.PROOF_ATTEMPTS
+        proof = guest.prove()
+        assert proof
+        # WP as it stood, set and clear, by the CPU: what every KVM can be asked.
+        assert proof.attempts["direct"] == (PROOF_ROUNDS + 1) * 3
+        assert set(proof.absent) >= {"emulated", "emulated-user"} - set(proof.attempts)
         assert guest.prove() is None
 
 
@@ -103,12 +216,12 @@ def test_page_tables_that_leave_the_page_writable_fail_the_proof(system: System)
     assert caught.value.iteration == 0
 
 
-def dropping(write: bytes, after: str, skip: int = 0) -> state.Blob:
-    """Return long64 without one `mov` to CR0: the one of these bytes after a symbol and `skip`."""
+def dropping(write: bytes, after: str) -> state.Blob:
+    """Return long64 without one `mov` to CR0: the first one of these bytes after a symbol."""
     blob = state.blob("long64")
-    begin = blob.symbols[after] - lib.GUEST_CODE + skip
-    at = blob.code.index(write, begin)
-    broken = blob.code[:at] + b"\x90" * len(write) + blob.code[at + len(write) :]
+    begin = blob.code.index(write, blob.symbols[after] - lib.GUEST_CODE)
+    end = begin + len(write)
+    broken = blob.code[:begin] + b"\x90" * len(write) + blob.code[end:]
     return dataclasses.replace(blob, code=broken)
 
 
@@ -120,7 +233,7 @@ FROM_RAX, FROM_RBX = b"\x0f\x22\xc0", b"\x0f\x22\xc3"  # mov %rax, %cr0; mov %rb
     "blob",
     [
         # The check's own write that clears WP, and the op's toggle in the proof's loop.
-        pytest.param(dropping(FROM_RAX, "prove_sets_wp", len(FROM_RAX)), id="check"),
+        pytest.param(dropping(FROM_RAX, "prove_sets_wp"), id="check"),
         pytest.param(dropping(FROM_RBX, "prove_cr0_wp"), id="op"),
     ],
 )
