@@ -12,8 +12,8 @@
  *		instruction pointer = op_OP (op_OP_pages to touch @pages).
  * Registers	%esi loop counter, %edi stamp pointer, %ebp shared page,
  *		%ebx the op's own value; %eax, %ecx, %edx are scratch.
- * Exit protocol	a write of DOORBELL_BEGIN to PORT_DOORBELL, then the samples,
- *		then DOORBELL_END, then a jump to the address in SHARED_NEXT: the host
+ * Exit protocol	a write of DOORBELL_BEGIN to PORT_DOORBELL, then the samples, each
+ *		with a write to PORT_SAMPLE behind its last stamp, then DOORBELL_END, then a jump to the address in SHARED_NEXT: the host
  *		may change the parameters at either doorbell's exit from KVM_RUN, and
  *		the ones read after BEGIN count.  All vCPUs meet before each sample.
  * One iteration	the op (and the touching), the decrement and the jump between
@@ -88,6 +88,7 @@ loop_\name:
 	jnz	loop_\name
 end_\name:
 	stamp	8
+	outb	%al, $PORT_SAMPLE
 	lea	16(XDI), XDI
 	incl	SHARED(SHARED_DONE)
 	movl	SHARED(SHARED_DONE), %eax

@@ -77,6 +77,7 @@
  * ends KVM_RUN with KVM_EXIT_IO. */
 #define PORT_DOORBELL		0xf4	/* the value written says which doorbell */
 #define PORT_PIO		0xf5	/* the op `pio`: handled by the compiled loop */
+#define PORT_SAMPLE		0xf6	/* a sample has ended: handled there too */
 
 #define DOORBELL_BEGIN		1	/* parameters read; the samples follow */
 #define DOORBELL_END		2	/* the samples are in the shared page */

@@ -58,7 +58,8 @@ class Classified:
 def _level(value: float) -> str:
     if value >= YES:
         return "yes"
-    return "no" if value <= NO else "between"
+    # Less than `empty` shows is no count: the machine, or `empty`, was not what it was.
+    return "no" if -NO <= value <= NO else "between"
 
 
 def _first(rules: Rules[Word], seen: Mapping[str, str]) -> Word | Literal["unclear"]:

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from kvmharness import errors
-from kvmharness.analysis import causes, differences, ratios, totals
+from kvmharness.analysis import causes, differences, ratios, steady, totals
 from kvmharness.analysis.causes import Account
 from kvmharness.analysis.classify import uses_tdp_mmu
-from kvmharness.analysis.stats import Floats, by_vm
+from kvmharness.analysis.stats import Floats
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import CLOCKS, Clock
 from kvmharness.model.run import CaseResult, Run
@@ -23,6 +23,8 @@ REGRESSIONS = frozenset({"slower", "worse", "incorrect"})
 
 
 NOT_ORDERED = Case("", "").order
+# Samples of so many times the ops of others are not compared.
+MOST_APART = 4
 
 
 class Side(NamedTuple):
@@ -127,7 +129,7 @@ def _ended(results: Sequence[CaseResult]) -> tuple[str, str] | None:
 
 
 def _blocks(results: Sequence[CaseResult]) -> Floats:
-    return ratios.blocks([by_vm(r.samples, r.vms) for r in results if r.samples])
+    return ratios.blocks([steady.groups(r) for r in results if r.samples])
 
 
 def _totals(results: Sequence[CaseResult]) -> Floats | None:
@@ -183,9 +185,13 @@ class _Pair:
     def _why_not_iterations(
         self, old: Sequence[CaseResult], young: Sequence[CaseResult]
     ) -> str | None:
-        """Exact counts hold a sample's own few instructions, shared out among its ops."""
-        given = sorted({result.iterations or 0 for result in [*old, *young]})
-        if self.clock != "insn" or len(given) == 1:
+        """Exact counts hold a sample's own few instructions, shared out among its ops.
+
+        Real time does not show them, but samples of other lengths meet other disturbances.
+        """
+        given = sorted({result.iterations or 0 for result in [*old, *young] if result.samples})
+        most = given[0] * (MOST_APART if self.clock != "insn" else 1)
+        if given[-1] <= most:
             return None
         return f"samples of {' and '.join(map(str, given))} ops: use the same --iterations"
 
@@ -208,6 +214,18 @@ class _Pair:
             )
         return sums[0], sums[1]
 
+    def _disturbed(self, case: str) -> str | None:
+        """Say which side was measured while others had the CPU most of the time."""
+        for name, results in (
+            (self.base.name, self.old[case]),
+            (self.new.name, self.young[case]),
+        ):
+            for result in results:
+                said = steady.mostly_disturbed(result)
+                if said:
+                    return f"{said} in {name}"
+        return None
+
     def cost_alone(self) -> dict[str, str]:
         """Return the sides whose deferred work was not counted, with the reason."""
         reasons = {}
@@ -226,8 +244,11 @@ class _Pair:
             return Row(case, "not comparable", str(error))
         several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
         accounts = causes.account(old), causes.account(young)
-        verdict = self._verdict(found, several, accounts)
+        verdict: CaseVerdict = self._verdict(found, several, accounts)
         said = causes.change(*accounts)
+        disturbed = self._disturbed(case)
+        if disturbed:
+            verdict, said = "unclear", disturbed
         if found.ci95 is None:
             said = "a single VM on a side has no interval: use --vms 5 or more"
         return Row(case, verdict, said, found, accounts, young[0].case.order)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmharness.analysis import stats, totals
+from kvmharness.analysis import stats, steady, totals
 from kvmharness.analysis.classify import classify, uses_tdp_mmu
 from kvmharness.model.cases import PARAMS, Case
 from kvmharness.model.run import CaseResult, Interval, PerOp, Run, Slope
@@ -27,6 +27,8 @@ def _cause(result: CaseResult, groups: list[stats.Floats]) -> str:
         causes.append(f"{seen.migrations} CPU migrations")
     if seen.steal_ms:
         causes.append(f"{seen.steal_ms:g} ms stolen by the hypervisor")
+    if seen.same_cpu:
+        causes.append("another run on the same CPU")
     middles = sorted(stats.median_ci([group]).median for group in groups)
     spread = middles[-1] / middles[0] - 1 if middles[0] > 0 else 0.0
     causes.append(f"medians of single VMs spread over {spread:.0%}")
@@ -36,6 +38,9 @@ def _cause(result: CaseResult, groups: list[stats.Floats]) -> str:
 def _noise(result: CaseResult, groups: list[stats.Floats], precision: float) -> str | None:
     if result.per_op is None:
         return None
+    disturbed = steady.mostly_disturbed(result)
+    if disturbed:  # whatever the interval: it agrees with itself only
+        return f"{disturbed}: the CPU was not ours; use --pin, --priority or a quieter machine"
     width = stats.half_width(result.per_op)
     if result.per_op.ci95 is None:
         return "one VM tells nothing of the spread between VMs: use --vms 5 or more"
@@ -98,7 +103,7 @@ def classify_cases(run: Run) -> None:
 
 def summarise(run: Run) -> None:
     """Fill in what the samples say, in place: of every case that has some, and the slopes."""
-    groups = {c.name: stats.by_vm(c.samples, c.vms) for c in run.cases if c.samples}
+    groups = {c.name: steady.groups(c) for c in run.cases if c.samples}
     for result in run.cases:
         own = groups.get(result.name)
         if own is None:

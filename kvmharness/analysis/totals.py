@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from kvmharness.analysis import stats
+from kvmharness.analysis import stats, steady
 from kvmharness.analysis.stats import Floats
 from kvmharness.model.run import DEFERRED, CaseResult, Interval
 
-# Deferred work below this share of the cost is taken for the kernel's own.
+# Deferred work below this share of the cost is taken for the kernel's own, and so is what comes
+# to less in a whole sample (ns, or instructions): an interrupt of the timer more or less.
 LEAST_SHARE = 0.01
+LEAST_NS = 10_000
 
 
 def deferred(result: CaseResult) -> list[Floats] | None:
@@ -29,10 +31,11 @@ def of_vms(result: CaseResult) -> dict[int, float]:
 def total(result: CaseResult) -> list[Floats] | None:
     """Return the samples, grouped by VM, each with what its VM deferred."""
     late = of_vms(result)
-    vms = [int(vm) for vm in np.unique(result.vms)]
+    samples, vms = steady.chosen(result)
     if not vms or any(vm not in late for vm in vms):
         return None
-    return [own + late[vm] for vm, own in zip(vms, _costs(result), strict=True)]
+    sums = [sample + late[vm] for sample, vm in zip(samples, vms, strict=True)]
+    return stats.by_vm(sums, vms)
 
 
 def why_no_total(result: CaseResult) -> str:
@@ -51,8 +54,6 @@ def material(result: CaseResult) -> float:
     late = interval(result)
     if late is None or late.ci95 is None or late.ci95[0] <= 0:
         return 0.0
-    return late.median if late.median > LEAST_SHARE * stats.median(_costs(result)) else 0.0
-
-
-def _costs(result: CaseResult) -> list[Floats]:
-    return stats.by_vm(result.samples, result.vms)
+    least = LEAST_NS / max((result.iterations or 1) - 1, 1)
+    cost = stats.median(steady.groups(result))
+    return late.median if late.median > max(LEAST_SHARE * cost, least) else 0.0

@@ -8,11 +8,16 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
+import msgspec
+
 from kvmharness import errors
 from kvmharness.analysis import summary
 from kvmharness.files import Output
 from kvmharness.kvm.fds import System
+from kvmharness.measure import priority
 from kvmharness.measure.collect import Plan, Step, collect
+from kvmharness.measure.presence import Presence
+from kvmharness.measure.take import ALLOWED_CPUS
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.run import Run, Settings
@@ -28,16 +33,25 @@ def measure(
     *,
     extend: bool,
     suite: str | None,
+    apart: bool,
 ) -> tuple[Run, BaseException | None]:
     """Measure, saving as it goes; return the run, and what ended it before its time.
 
     That is KeyboardInterrupt or an error that nobody foresaw: the caller raises it when what
-    was measured is safe.  Where nothing was measured it is raised here.
+    was measured is safe.  Where nothing was measured it is raised here.  `apart` lets it move to
+    another CPU than that of the settings where other runs have that.
     """
     watcher = _Watcher(output)
-    plan = Plan(chosen, settings, suite, again=summary.noisy_now, again_most=AGAIN if extend else 0)
     ended: BaseException | None = None
-    with System() as system:
+    with Presence(settings.cpu, ALLOWED_CPUS if apart else ()) as presence, System() as system:
+        plan = Plan(
+            chosen,
+            msgspec.structs.replace(settings, cpu=presence.cpu),
+            suite,
+            again=summary.noisy_now,
+            again_most=AGAIN if extend else 0,
+            others=presence.others,
+        )
         try:
             run = collect(system, plan, watcher.step)
         except (KeyboardInterrupt, Exception) as error:
@@ -59,6 +73,19 @@ def rescue(run: Run) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(runfile.encode(run))
     print(f"kvmharness: what was measured is in {path}", file=sys.stderr)
+
+
+def allowed_priority(wanted: int | None) -> int | None:
+    """Return the priority to time with: as wanted (0: none), or the usual one where allowed.
+
+    Raises UsageError where the one that somebody wants is not.
+    """
+    if wanted == 0:
+        return None
+    reason = priority.why_not(wanted or priority.DEFAULT)
+    if wanted and reason:
+        raise errors.UsageError(f"--priority {wanted}: {reason}")
+    return None if reason else wanted or priority.DEFAULT
 
 
 class _Watcher:

@@ -81,3 +81,16 @@ def kernels(named: Sequence[str], recipe: Recipe) -> list[Kernel]:
         with progress.building(name) as heard:
             found.append(resolve.resolve(name, recipe, heard))
     return found
+
+
+class Priority(click.ParamType[int]):
+    name = "N|none"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if value == "none":
+            return 0
+        if isinstance(value, int):
+            return value
+        if value.isascii() and value.isdecimal() and 1 <= int(value[:3]) <= 99:
+            return int(value)
+        return self.fail(f"{value!r} is neither a priority from 1 to 99 nor 'none'", param, ctx)

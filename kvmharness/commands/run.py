@@ -9,7 +9,7 @@ import click
 
 from kvmharness import errors
 from kvmharness.commands import completion
-from kvmharness.commands.options import Number, Pin
+from kvmharness.commands.options import Number, Pin, Priority
 
 
 @click.command()
@@ -25,13 +25,18 @@ from kvmharness.commands.options import Number, Pin
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")
 @click.option("--list", "only_list", is_flag=True, help="List the cases and measure nothing.")
-@click.option("--quick", is_flag=True, help="5 VMs, 30 samples of 1 ms: a first look.")
+@click.option("--quick", is_flag=True, help="5 VMs, 30 samples: a first look.")
 @click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [10]")
 @click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [100]")
 @click.option(
-    "--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [calibrated to 3 ms]"
+    "--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [calibrated to 0.7 ms]"
 )
 @click.option("--pin", type=Pin(), help="CPU for the vCPU thread. [the last one allowed]")
+@click.option(
+    "--priority",
+    type=Priority(),
+    help="Real-time priority (SCHED_FIFO) while timing. [50 where allowed]",
+)
 @click.option(
     "--precision",
     type=Number(0.01, 100),
@@ -57,6 +62,7 @@ def run(
     samples: int | None,
     iterations: int | None,
     pin: int | None,
+    priority: int | None,
     precision: float,
     timeout: float,
 ) -> None:
@@ -81,12 +87,16 @@ def run(
             click.echo(f"{case.name:24} {next(o.about for o in cases.OPS if o.name == case.op)}")
         return
     defaults = suite.settings if suite else Defaults()
-    wanted = Wanted(vms, samples, iterations, pin, precision, timeout)
+    wanted = Wanted(
+        vms, samples, iterations, pin, precision, timeout, measuring.allowed_priority(priority)
+    )
     settings = settle(wanted, QUICK if quick else defaults)
     target = files.Output(output) if output else None
     # A number of VMs that somebody chose is kept to; the usual one is a beginning.
     extend = vms is None and not quick and defaults.vms is None
-    record, ended = measuring.measure(chosen, settings, target, extend=extend, suite=suite_name)
+    record, ended = measuring.measure(
+        chosen, settings, target, extend=extend, suite=suite_name, apart=pin is None
+    )
     unwritten = None
     if target:
         try:

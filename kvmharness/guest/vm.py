@@ -37,11 +37,13 @@ class Measurement:
     """What lay between one begin and one end doorbell.
 
     `ticks` holds each sample's length in guest TSC ticks, all of vCPU 0, then all of the
-    next; `counts` what the sources counted over all samples together.
+    next; `counts` what the sources counted over all samples together; `preempted`, beside `ticks`,
+    how often the vCPU's thread lost its CPU to another in each.
     """
 
     ticks: list[int]
     counts: dict[str, int]
+    preempted: list[int]
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,8 @@ class GuestVm:
             wrong = f"the host sees {self._window():#x} in the page where the guest wrote 1"
             raise KvmIncorrect(self.case.name, iterations, 0, wrong)
         ticks = [t for number in range(len(self.vcpus)) for t in self._ticks(number, samples)]
-        return Measurement(ticks, counts)
+        preempted = [n for vcpu in self.vcpus for n in vcpu.take_preempted()]
+        return Measurement(ticks, counts, preempted)
 
     def _run_to(self, number: int, doorbell: int) -> None:
         """Run a vCPU until it rings `doorbell`."""

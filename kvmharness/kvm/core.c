@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -69,13 +70,23 @@ static int watchdog_start(timer_t *timer, uint64_t timeout_ns)
 	return 0;
 }
 
-/*
- * Run until the guest rings a doorbell or exits for any reason but the op `pio`,
- * whose port writes are taken here.  -ETIME: the watchdog ended it; -EINTR: another
- * signal did.
- */
-static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns)
+/* How often this thread was preempted so far. */
+static long preemptions(void)
 {
+	struct rusage usage;
+
+	return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nivcsw;
+}
+
+/*
+ * Run until the guest rings a doorbell or exits for any reason but the op `pio` and the
+ * end of a sample, whose port writes are taken here.  preempted[0] counts the samples,
+ * up to SHARED_MAX_SAMPLES, and preempted[n] is how often the thread was preempted in
+ * the n-th.  -ETIME: the watchdog ended it; -EINTR: another signal did.
+ */
+static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint32_t *preempted)
+{
+	long before = preemptions();
 	timer_t timer;
 	int error;
 
@@ -86,9 +97,19 @@ static int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns)
 		watched = NULL;
 		return error;
 	}
-	do
+	for (;;) {
 		error = ioctl(vcpu, KVM_RUN, 0) < 0 ? -errno : 0;
-	while (!error && run->exit_reason == KVM_EXIT_IO && run->io.port == PORT_PIO);
+		if (error || run->exit_reason != KVM_EXIT_IO)
+			break;
+		if (run->io.port == PORT_SAMPLE && preempted[0] < SHARED_MAX_SAMPLES) {
+			long now = preemptions();
+
+			preempted[++preempted[0]] = now - before;
+			before = now;
+		} else if (run->io.port != PORT_PIO) {
+			break;
+		}
+	}
 	watched = NULL;
 	timer_delete(timer);
 	if ((error == -EINTR || error == -EAGAIN) && expired)

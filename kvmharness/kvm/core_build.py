@@ -59,7 +59,7 @@ PAYLOADS = {
 }
 
 FUNCTIONS = """
-int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns);
+int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint32_t *preempted);
 int kvmh_ioctl(int fd, unsigned long request, uintptr_t argument);
 void kvmh_cpuid(uint32_t leaf, uint32_t registers[4]);
 void kvmh_trace_next(uint32_t label);

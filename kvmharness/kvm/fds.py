@@ -220,6 +220,7 @@ class Vcpu(_WithStats):
         self._mapping = mmap.mmap(fd, mmap_size)
         self._buffer = ffi.from_buffer(self._mapping)
         self.kvm_run = ffi.cast("struct kvm_run *", self._buffer)
+        self._preempted = raw.new(f"uint32_t[{lib.SHARED_MAX_SAMPLES + 1}]")
 
     def _get(self, name: str, ctype: str) -> Any:
         value = raw.new(ctype)
@@ -267,14 +268,20 @@ class Vcpu(_WithStats):
             raise
 
     def run(self, timeout_ns: int) -> exits.Exit:
-        """Run until the guest leaves to user space for anything but the op `pio`.
+        """Run until the guest leaves to user space for more than the op `pio` or a sample's end.
 
         Raises KvmError: ETIME after `timeout_ns` nanoseconds, EINTR for another signal.
         """
-        error = raw.run(self.fd, self.kvm_run, timeout_ns)
+        error = raw.run(self.fd, self.kvm_run, timeout_ns, self._preempted)
         if error:
             raise KvmError("KVM_RUN", error)
         return exits.read(self.kvm_run)
+
+    def take_preempted(self) -> list[int]:
+        """Return how often the vCPU's thread was preempted in each sample since the last call."""
+        samples = self._preempted[0]
+        self._preempted[0] = 0
+        return list(self._preempted[1 : samples + 1])
 
     def close(self) -> None:
         """Unmap `struct kvm_run` and close; a second call does nothing."""

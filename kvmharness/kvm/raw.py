@@ -77,13 +77,15 @@ def ioctl(fd: int, name: str, argument: Any = 0, *, next_step: str = "") -> int:
     return result
 
 
-def run(fd: int, kvm_run: Any, timeout_ns: int) -> int:
-    """KVM_RUN until a doorbell or any other exit that is not the op `pio`.
+def run(fd: int, kvm_run: Any, timeout_ns: int, preempted: Any) -> int:
+    """KVM_RUN until a doorbell or any other exit that is neither the op `pio` nor a sample's end.
 
-    `kvm_run` is the mapped struct, `timeout_ns` > 0 bounds the call.  Returns 0 or a
-    positive errno; ETIME means the watchdog ended it.
+    `kvm_run` is the mapped struct, `timeout_ns` > 0 bounds the call; `preempted`, a
+    `uint32_t[SHARED_MAX_SAMPLES + 1]`, takes the number of samples that ended, then how often
+    this thread was preempted in each.  Returns 0 or a positive errno; ETIME means the watchdog
+    ended it.
     """
-    error: int = lib.kvmh_run(fd, kvm_run, timeout_ns)
+    error: int = lib.kvmh_run(fd, kvm_run, timeout_ns, preempted)
     return -error
 
 

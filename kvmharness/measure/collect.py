@@ -14,7 +14,7 @@ from kvmharness.guest import state
 from kvmharness.kvm.fds import System
 from kvmharness.measure import host
 from kvmharness.measure.counting import Counting
-from kvmharness.measure.session import Session
+from kvmharness.measure.session import Others, Session
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
 from kvmharness.model.run import SCHEMA, Host, Roles, Run, Settings, Tool, timestamp
@@ -26,12 +26,17 @@ def _nothing_more(run: Run) -> set[str]:
     return set()
 
 
+def _nobody() -> Sequence[int | None]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to measure and how.
 
     `roles` is the kernel's MMU-role code where that is known already.  With `warm_up` every
     case is measured once beforehand: the first VM after a boot differs, and is no sample.
+    `others` names the CPUs of the runs beside this one.
     After all VMs of the settings, `again` names the cases that need as many more, at most
     `again_most` times.  Without `count` the passes of tracepoints and functions are left out.
     """
@@ -45,6 +50,7 @@ class Plan:
     again: Callable[[Run], set[str]] = _nothing_more
     again_most: int = 0
     count: bool = True
+    others: Others = _nobody
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
         once = msgspec.structs.replace(plan.settings, vms=1, samples_per_vm=1)
         for _ in Session(system, plan.cases, once, clock=clock).measure(1):
             pass
-    session = Session(system, plan.cases, plan.settings, clock=clock)
+    session = Session(system, plan.cases, plan.settings, clock=clock, others=plan.others)
     run = _begin(record, clock, session, plan)
     on_step(run, Step("begun"))
     _measure(session, run, plan.settings.vms, None, on_step)

@@ -18,7 +18,7 @@ from kvmharness.counters.tracefs import Instance, tracing
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm.fds import System
 from kvmharness.measure.take import Opener, Taken, open_guest, take
-from kvmharness.model.cases import Case
+from kvmharness.model.cases import Case, select
 from kvmharness.model.counters import KVM_PREFIX, of
 from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, per_op
 
@@ -44,6 +44,7 @@ class Counting:
         self._stack = ExitStack()
         self._instance: Instance | None = None
         self._passes: list[list[perf.Event]] = []
+        self._around: dict[tuple[str, int], Taken] = {}
         self.absent: dict[str, str] = {}
         try:
             self._plan()
@@ -84,9 +85,9 @@ class Counting:
         """Add to `result` what one op costs in events, functions and exits by reason."""
         result.absent.update(self.absent)
         try:
-            for wanted in self._passes:
+            for number, wanted in enumerate(self._passes):
                 taken = self._take(case, result.iterations or 1, SAMPLES, PerfStat(wanted))
-                result.counters.update(per_op(taken.counts, taken.ops))
+                result.counters.update(self._net(case, taken, number))
                 result.absent.update(taken.absent)
             if (result.counters.get("kvm:kvm_exit") or 0) * MOST_OPS >= 1:
                 result.exit_reasons = self._traced(case, result, ExitReasons)
@@ -100,6 +101,22 @@ class Counting:
         for name in result.absent:
             if name not in NO_COUNTERS and not name.startswith(PROOF_PREFIX):
                 result.counters.setdefault(name, None)
+
+    def _net(self, case: Case, taken: Taken, number: int) -> dict[str, float]:
+        """Return the counts per op of pass `number`, without what lies around the loop.
+
+        That is what `empty` shows with a single op, whose own count is the loop's and the less
+        the more ops a sample has.
+        """
+        if taken.iterations == 1:
+            return per_op(taken.counts, taken.ops)
+        around = self._around.get((case.baseline, number))
+        if around is None:
+            (empty,) = select([case.baseline])
+            around = self._take(empty, 1, SAMPLES, PerfStat(self._passes[number]))
+            self._around[case.baseline, number] = around
+        net = {name: count - around.counts.get(name, 0) for name, count in taken.counts.items()}
+        return per_op(net, taken.ops - (around.ops if case.name == case.baseline else 0))
 
     def _traced(
         self, case: Case, result: CaseResult, kind: type[ExitReasons] | type[WorkItems]

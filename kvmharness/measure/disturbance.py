@@ -58,4 +58,6 @@ def total(one: Disturbance, other: Disturbance) -> Disturbance:
         one.involuntary_switches + other.involuntary_switches,
         None if other.migrations is None else (one.migrations or 0) + other.migrations,
         None if other.steal_ms is None else (one.steal_ms or 0) + other.steal_ms,
+        max(one.other_runs, other.other_runs),
+        one.same_cpu or other.same_cpu,
     )

@@ -7,7 +7,7 @@ prints nothing.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from kvmharness.counters.deferred import DeferredWork
@@ -23,6 +23,9 @@ from kvmharness.model import tracing
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import UNITS, Clock
 from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, per_op
+
+# Returns the CPUs of other runs under way, None for a run that has none of its own.
+Others = Callable[[], Sequence[int | None]]
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class _Account:
     def add(self, taken: Taken, vm: int) -> None:
         """Add what VM number `vm` gave."""
         result = self.result
-        result.iterations = taken.iterations
+        result.iterations = result.iterations or taken.iterations
         if taken.proof is not None:
             proved = result.proof or {}
             tried = taken.proof.attempts
@@ -72,6 +75,7 @@ class _Account:
             per_tick = 1e6 / taken.tsc_khz
         result.samples += [round(t * per_tick / taken.iterations, 4) for t in taken.ticks]
         result.vms += [vm] * len(taken.ticks)
+        result.preempted += taken.preempted
         if taken.vcpus > 1:
             each = len(taken.ticks) // taken.vcpus
             result.vcpus += [number for number in range(taken.vcpus) for _ in range(each)]
@@ -81,6 +85,15 @@ class _Account:
         for name, count in taken.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
         result.counters = dict(per_op(self.counts, self.ops))
+
+
+# Samples of one length may meet the same part of every tick, or of a neighbour's time slice: where
+# they are calibrated, each VM's have another length, the first one's the calibrated one.
+LENGTHS = (1.0, 0.83, 1.17, 0.91, 1.09)
+
+
+def _nobody() -> Sequence[int | None]:
+    return ()
 
 
 class Session:
@@ -96,8 +109,10 @@ class Session:
         settings: Settings,
         opener: Opener = open_guest,
         clock: Clock = "tsc",
+        others: Others = _nobody,
     ) -> None:
         self._system = system
+        self._others = others
         self._settings = settings
         self._opener = opener
         self._later = DeferredWork()
@@ -152,7 +167,7 @@ class Session:
                 account.case,
                 settings,
                 samples=settings.samples_per_vm,
-                iterations=result.iterations,
+                iterations=self._iterations(result),
                 sources=[KvmStats()],
                 marks=[TraceLabel(label)],
                 later=self._later,
@@ -160,12 +175,26 @@ class Session:
             )
             account.add(taken, self._rounds)
             self._note_deferred(result)
+            self._note_others(result)
         except Infeasible as error:
             result.skipped = str(error)
         except KvmIncorrect as error:
             result.discard(str(error))
         except (GuestError, KvmError) as error:
             result.failed = str(error)
+
+    def _iterations(self, result: CaseResult) -> int | None:
+        """Return the ops of this round's samples, None where they are still to be calibrated."""
+        if result.iterations is None or self._settings.iterations is not None:
+            return result.iterations
+        return max(1, round(result.iterations * LENGTHS[self._rounds % len(LENGTHS)]))
+
+    def _note_others(self, result: CaseResult) -> None:
+        """Note the runs that were under way beside this one."""
+        cpus = self._others()
+        seen = result.disturbed
+        seen.other_runs = max(seen.other_runs, len(cpus))
+        seen.same_cpu |= any(cpu in (None, self._settings.cpu) for cpu in cpus)
 
     def _note_deferred(self, result: CaseResult) -> None:
         """Say by what the work that was deferred was read, or why there is none."""

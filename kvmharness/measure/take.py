@@ -18,7 +18,7 @@ from kvmharness.counters.source import Source
 from kvmharness.errors import UsageError
 from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Measurement, Proof
 from kvmharness.kvm.fds import System
-from kvmharness.measure import disturbance
+from kvmharness.measure import disturbance, priority
 from kvmharness.model.cases import Case
 from kvmharness.model.run import Disturbance, Settings
 
@@ -27,6 +27,8 @@ FIRST_ITERATIONS = 16
 GROWTH = 16
 # So long, entering and leaving the guest is no matter.
 ESTIMATED_MS = 1.0
+# Calibration takes so many samples at once.
+TRIES = 5
 # Samples that are counted beside those that are timed.
 COUNTED = 2
 # Before any thread is pinned.
@@ -39,10 +41,11 @@ Opener = Callable[[System, Case, Settings], GuestVm]
 class Taken:
     """What one VM gave.
 
-    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz, vCPU by vCPU; `counts`
-    and `absent` are the sources', over `ops` ops; `proof` is what the W^X proof showed, None where
-    the guest cannot prove.  `deferred` holds the ns per op that the kernel worked later, a value
-    each time that it was waited for.
+    `ticks` holds each sample's length in ticks of a TSC of `tsc_khz` kHz, vCPU by vCPU, and
+    `preempted` beside it how often another task took the CPU; `counts` and `absent` are the
+    sources', over `ops` ops; `proof` is what the W^X proof showed, None where the guest cannot
+    prove.  `deferred` holds the ns per op that the kernel worked later, a value each time that it
+    was waited for.
     """
 
     iterations: int
@@ -55,6 +58,7 @@ class Taken:
     proof: Proof | None
     disturbed: Disturbance
     deferred: list[float]
+    preempted: list[int]
 
 
 def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
@@ -104,11 +108,14 @@ def _estimate_khz(guest: GuestVm) -> float:
 
 
 def calibrate(guest: GuestVm, target_ms: float) -> int:
-    """Return the iterations that make one sample last about `target_ms` milliseconds."""
+    """Return the iterations that make one sample last about `target_ms` milliseconds.
+
+    Of several samples the shortest counts: whatever comes between only makes them longer.
+    """
     target = target_ms * (guest.tsc_khz or _estimate_khz(guest))
     iterations = FIRST_ITERATIONS
     while True:
-        ticks = max(guest.measure(iterations, 1).ticks[0], 1)
+        ticks = max(min(guest.measure(iterations, TRIES).ticks), 1)
         if ticks * 2 >= target or iterations == MAX_ITERATIONS:
             return max(1, min(round(iterations * target / ticks), MAX_ITERATIONS))
         # Far off, a short sample says little: grow towards the target, never past twice it.
@@ -121,6 +128,7 @@ class _Samples:
 
     def __init__(self, vcpus: int) -> None:
         self._ticks: list[list[int]] = [[] for _ in range(vcpus)]
+        self._preempted: list[list[int]] = [[] for _ in range(vcpus)]
         self.deferred: list[float] = []
 
     @property
@@ -128,11 +136,18 @@ class _Samples:
         """Each sample's length, vCPU by vCPU."""
         return [tick for own in self._ticks for tick in own]
 
+    @property
+    def preempted(self) -> list[int]:
+        """How often each sample was preempted, in the same order."""
+        return [times for own in self._preempted for times in own]
+
     def add(self, measured: Measurement) -> None:
         """Add a measurement's samples."""
         each = len(measured.ticks) // len(self._ticks)
-        for number, own in enumerate(self._ticks):
-            own.extend(measured.ticks[number * each : (number + 1) * each])
+        for number, (ticks, preempted) in enumerate(zip(self._ticks, self._preempted, strict=True)):
+            own = slice(number * each, (number + 1) * each)
+            ticks.extend(measured.ticks[own])
+            preempted.extend(measured.preempted[own])
 
 
 def _timed(
@@ -217,7 +232,10 @@ def take(
                 source.attach(guest)
             before = disturbance.so_far(settings.cpu)
             each = settings.samples_per_doorbell or samples
-            timed = _timed(guest, ops, samples, each, marks, later) if later else _Samples(1)
+            timed = _Samples(1)
+            if later:
+                with priority.raised(settings.priority, guest.thread_ids):
+                    timed = _timed(guest, ops, samples, each, marks, later)
             disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
             number = min(samples, COUNTED) if later else samples
             counted = _counted(guest, ops, number, sources, net=later is not None)
@@ -236,4 +254,5 @@ def take(
             proof=proof,
             disturbed=disturbed,
             deferred=timed.deferred,
+            preempted=timed.preempted,
         )

@@ -45,8 +45,8 @@ class ClockKind:
 
 
 CLOCKS: Mapping[Clock, ClockKind] = {
-    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0, None, 1), 1),
-    "ticks": ClockKind("ticks", 0.02, 0.003, 0.003, Defaults(5, 50, 1.0, None, 1), 1),
+    "tsc": ClockKind("ns", 0.02, 0.003, 0.003, Defaults(5, 50, 0.7, None, 1), 1),
+    "ticks": ClockKind("ticks", 0.02, 0.003, 0.003, Defaults(5, 50, 0.7, None, 1), 1),
     # The legacy and the shadow MMU vary more from boot to boot than the TDP MMU does.  Few ops a
     # sample, so that most samples hold no tick of the booted kernel's timer, and the median is
     # the op's own cost.  A lab's one CPU lets nobody work while the guest runs: it stops after

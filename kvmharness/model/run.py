@@ -75,11 +75,16 @@ class CaseClass(msgspec.Struct, frozen=True):
 
 
 class Disturbance(msgspec.Struct):
-    """What came between the samples: null where this kernel does not say."""
+    """What came between the samples: null where this kernel does not say.
+
+    `other_runs` is how many measured here at the same time, `same_cpu` whether on our CPU.
+    """
 
     involuntary_switches: int = 0
     migrations: int | None = None
     steal_ms: float | None = None
+    other_runs: int = 0
+    same_cpu: bool = False
 
 
 # In `absent`: why a case has no figure of the work that was deferred.
@@ -104,6 +109,8 @@ class CaseResult(msgspec.Struct):
     # The index of the VM that gave each sample, and of the vCPU where there are several.
     vms: list[int] = []
     vcpus: list[int] = []
+    # Beside the samples: how often another task took the CPU during each.
+    preempted: list[int] = []
     per_op: PerOp | None = None
     # What the kernel did for an op later, in `unit`: each time that it was waited for, the VM
     # that it was waited for in, and what was read.
@@ -139,7 +146,7 @@ class CaseResult(msgspec.Struct):
     def discard(self, reason: str) -> None:
         """Note that KVM was incorrect here and drop the figures: a wrong KVM has no speed."""
         self.incorrect = reason
-        self.samples, self.vms, self.vcpus = [], [], []
+        self.samples, self.vms, self.vcpus, self.preempted = [], [], [], []
         self.deferred_samples, self.deferred_vms = [], []
         self.per_op = self.deferred = self.total = None
         self.tsc = self.noisy = self.class_ = None
@@ -285,7 +292,8 @@ class Settings(msgspec.Struct, frozen=True):
 
     After `samples_per_doorbell` samples (null: all of a VM's) the guest stopped, until the kernel
     had done what they left for later.  `force_emulation` let the W^X proof set KVM's parameter of
-    that name for its own time.
+    that name for its own time.  `priority` is the real-time priority that the vCPUs' threads had
+    while they were timed, null: none of ours.
     """
 
     vms: int
@@ -297,6 +305,7 @@ class Settings(msgspec.Struct, frozen=True):
     timeout_s: float
     samples_per_doorbell: int | None = None
     force_emulation: bool = False
+    priority: int | None = None
 
 
 class Run(msgspec.Struct):

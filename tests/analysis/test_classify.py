@@ -131,3 +131,12 @@ def test_every_combination_of_signals_has_an_answer() -> None:
 )
 def test_mmu_in_use(parameters: dict[str, dict[str, str]], expected: bool | None) -> None:
     assert uses_tdp_mmu(parameters) is expected
+
+
+def test_a_count_below_that_of_empty_is_no_count() -> None:
+    """The toggle of two vCPUs was no-exit/reloaded: its `empty` had counted the spinning."""
+    counted = {"kvm:kvm_exit": 0.0, "kvm:kvm_emulate_insn": 5.0}
+    empty = {"kvm:kvm_exit": 0.0, "kvm:kvm_emulate_insn": 21.0}
+    found = classify(counted, "kvm_pvm", False, empty)
+    assert found
+    assert found.case_class.how == "unclear"

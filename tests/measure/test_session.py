@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,10 +18,10 @@ from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm, Measurement
 from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
 from kvmharness.measure.collect import Plan, collect
-from kvmharness.measure.session import Session
+from kvmharness.measure.session import LENGTHS, Session
 from kvmharness.measure.take import calibrate, pinned
 from kvmharness.model.cases import Case, select
-from kvmharness.model.run import Settings
+from kvmharness.model.run import DEFERRED, Settings
 from kvmharness.render import tables
 from tests.support.samples import made_up_run
 
@@ -36,17 +37,25 @@ SETTINGS = Settings(
 
 
 class _Clockwork:
-    """A machine whose op takes exactly `ticks`: calibration is arithmetic, checked as such."""
+    """A machine whose op takes exactly `ticks`: calibration is arithmetic, checked as such.
+
+    Of its samples all but every `quiet`-th are interrupted for `away` ticks.
+    """
 
     tsc_khz: int | None = 1_000_000
 
-    def __init__(self, ticks: float) -> None:
-        self.ticks = ticks
-        self.longest = 0.0
+    def __init__(self, ticks: float, away: float = 0.0, quiet: int = 1) -> None:
+        self.ticks, self.away, self.quiet = ticks, away, quiet
+        self.longest, self.taken = 0.0, 0
 
     def measure(self, iterations: int, samples: int) -> Measurement:
         self.longest = max(self.longest, iterations * self.ticks)
-        return Measurement([int(iterations * self.ticks)] * samples, {})
+        lengths = []
+        for _ in range(samples):
+            self.taken += 1
+            away = self.away if self.taken % self.quiet else 0.0
+            lengths.append(int(iterations * self.ticks + away))
+        return Measurement(lengths, {}, [0] * samples)
 
 
 @pytest.mark.parametrize("ticks", [0.3, 1, 7, 3000, 1e5])
@@ -55,6 +64,12 @@ def test_calibration_hits_the_target(ticks: float) -> None:
     iterations = calibrate(guest, 3.0)  # type: ignore[arg-type]
     assert iterations * ticks == pytest.approx(3e6, rel=0.02, abs=ticks)
     assert guest.longest <= 6e6
+
+
+def test_calibration_on_a_busy_machine_hits_the_target() -> None:
+    """A preemption of 20 ms in four of five samples is no reason to take a few ops for many."""
+    busy = _Clockwork(3000, away=20e6, quiet=5)
+    assert calibrate(busy, 0.7) == pytest.approx(233, abs=1)  # type: ignore[arg-type]
 
 
 def test_calibration_of_the_extremes_ends() -> None:
@@ -112,8 +127,13 @@ def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
     assert order == ["empty", "cr0_wp", "cr0_wp", "empty"]
     for result in session.results:
         assert result.vms == [0, 0, 0, 1, 1, 1]
-        assert len(result.samples) == 6
+        assert len(result.samples) == len(result.preempted) == 6
         assert result.counters["kvm.exits"] is not None
+        if DEFERRED in result.absent:
+            assert result.deferred_samples == []
+        else:
+            assert result.deferred_vms == [0, 1]
+            assert len(result.deferred_samples) == 2
     more = [step.result.op for step in session.measure(1, {"long64/cr0_wp"})]
     assert more == ["cr0_wp"]
     assert [len(r.samples) for r in session.results] == [6, 9]
@@ -134,3 +154,66 @@ def test_a_lost_guest_ends_its_own_case_only(system: System, stub: Callable[...,
     assert toggle.samples == []
     assert toggle.failed is not None
     assert toggle.failed.startswith("guest: rang no doorbell within 0.2 s")
+
+
+@pytest.mark.kvm
+def test_a_stop_after_each_sample_gives_a_deferred_figure_for_each(system: System) -> None:
+    settings = msgspec.structs.replace(SETTINGS, samples_per_doorbell=1, iterations=50)
+    session = Session(system, select(["long64/cr0_wp"]), settings)
+    for _ in session.measure(1):
+        pass
+    (result,) = session.results
+    assert result.vms == [0, 0, 0]
+    if DEFERRED not in result.absent:
+        assert result.deferred_vms == [0, 0, 0]
+
+
+@pytest.mark.kvm
+def test_a_single_op_has_nothing_to_hold_its_deferred_work_against(system: System) -> None:
+    settings = msgspec.structs.replace(SETTINGS, iterations=1)
+    session = Session(system, select(["long64/empty"]), settings)
+    for _ in session.measure(1):
+        pass
+    (result,) = session.results
+    assert DEFERRED in result.absent
+    assert result.deferred_samples == []
+
+
+@pytest.mark.kvm
+def test_calibrated_samples_of_each_vm_have_another_length(system: System) -> None:
+    asked: list[int] = []
+
+    class Watched(GuestVm):
+        def measure(self, iterations: int, *rest: Any, **named: Any) -> Measurement:
+            asked.append(iterations)
+            return super().measure(iterations, *rest, **named)
+
+    session = Session(
+        system,
+        select(["long64/empty"]),
+        SETTINGS,
+        opener=lambda system, case, settings: Watched(system, case, timeout_s=5.0),
+    )
+    for _ in session.measure(1):
+        pass
+    calibrated = session.results[0].iterations
+    asked.clear()
+    for _ in session.measure(1):
+        pass
+    assert calibrated
+    assert max(asked) == round(calibrated * LENGTHS[1])
+    assert session.results[0].iterations == calibrated
+
+
+@pytest.mark.kvm
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two vCPUs need two CPUs")
+def test_who_waits_for_other_vcpus_is_not_counted(system: System) -> None:
+    """Two vCPUs spun at the barrier, 20 to 45 instructions of kvm_pvm's an op were counted."""
+    settings = msgspec.structs.replace(SETTINGS, iterations=100, vms=1)
+    session = Session(system, select(["long64/empty", "long64/empty@vcpus=2"]), settings)
+    for _ in session.measure(1):
+        pass
+    one, two = (result.counters for result in session.results)
+    for name in ("kvm.insn_emulation", "kvm.exits"):
+        if one.get(name) is not None:
+            assert two[name] == pytest.approx(one[name], abs=0.05)
