@@ -54,7 +54,6 @@ class Proof:
     absent: Mapping[str, str]
 
 
-EMULATED = ("emulated", "emulated-user")
 _NO_BIT = "KVM offers its guests no such bit of CR4 here (KVM_GET_SUPPORTED_CPUID)"
 _NO_PDPTES = "with PAE a flip of CR4.SMEP loads the page-directory pointers, which may fault"
 # Bits of CPUID leaf 7, EBX (Intel SDM vol. 2A, CPUID).
@@ -185,18 +184,25 @@ class GuestVm:
         if self._proved or not self._can_prove:
             return None
         self._proved = True
+        # A flip of CR4.SMEP would load the PDPTEs anew (paging.why_no_reload).
+        sets_cr4 = self.case.mode != "pae32" and bool(self._protections)
+        user = sets_cr4 or self.case.op != "cr4_smap"  # or nobody would know if SMAP is set
         with forced_emulation.allowed(self._force_emulation) as reason:
-            # A flip of CR4.SMEP would load the PDPTEs anew (paging.why_no_reload).
-            sets_cr4 = self.case.mode != "pae32" and bool(self._protections)
-            tried = wx_check.steps(self._protections, sets_cr4=sets_cr4, forced=reason is None)
+            tried = wx_check.steps(
+                self._protections, sets_cr4=sets_cr4, user=user, forced=reason is None
+            )
             right = self._carry_out(rounds, tried)
         state.forget_undefined(self.case, self.memory)
-        absent = {path: "KVM did not take its prefix" for path in EMULATED if path not in right}
-        if reason:
-            absent = dict.fromkeys(EMULATED, reason)
-        absent |= {name: _NO_BIT for name in ("smep", "smap") if name not in self._protections}
-        if self._protections and not sets_cr4:
-            absent |= dict.fromkeys(self._protections, _NO_PDPTES)
+        if reason is None and "emulated" not in right:
+            reason = "KVM did not take its prefix"
+        absent = dict.fromkeys(("emulated", "emulated-user"), reason) if reason else {}
+        if not user:
+            absent = dict.fromkeys(("direct-user", "emulated-user"), _NO_PDPTES) | absent
+        for name in _PROTECTIONS:
+            if name not in self._protections:
+                absent[name] = _NO_BIT
+            elif not sets_cr4:
+                absent[name] = _NO_PDPTES
         return Proof(right, absent)
 
     def _carry_out(self, rounds: int, tried: Sequence[wx_check.Step]) -> Mapping[str, int]:

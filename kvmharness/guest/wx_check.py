@@ -76,7 +76,7 @@ BOTH = SMEP | SMAP
 # WP set comes first, so that what is written with WP clear is seen to be the last.
 AS_IT_STOOD = (Step(None),)
 SUPERVISOR: tuple[Step, ...] = (Step(True), Step(False))
-USER = tuple(Step(wp, user=True, cr4=OFF) for wp in (True, False))
+USER = (Step(True, user=True), Step(False, user=True))
 WITH_SMEP = (
     Step(True, user=True, cr4=SMEP),
     Step(False, user=True, cr4=SMEP),
@@ -93,16 +93,18 @@ WITH_BOTH = tuple(
 )
 
 
-def steps(features: frozenset[str], *, sets_cr4: bool, forced: bool) -> tuple[Step, ...]:
+def steps(
+    features: frozenset[str], *, sets_cr4: bool, user: bool, forced: bool
+) -> tuple[Step, ...]:
     """Return the steps of one check.
 
-    `features` are those of "smep" and "smap" that the guest has; `sets_cr4` whether it may set
-    them, without which a user page is tried only where it has none; `forced` whether KVM's
-    prefix is on.
+    `features` are those of "smep" and "smap" that the guest has, and `sets_cr4` is whether it may
+    set them; `user` whether a page of user mode is tried, `forced` whether KVM's prefix is on.
     """
     writes = SUPERVISOR
-    if sets_cr4 or not features:
-        writes += USER if features else tuple(replace(step, cr4=None) for step in USER)
+    if user:
+        known = OFF if sets_cr4 else None
+        writes += tuple(replace(step, cr4=known) for step in USER)
     if sets_cr4:
         for needed, more in ((SMEP, WITH_SMEP), (SMAP, WITH_SMAP), (BOTH, WITH_BOTH)):
             writes += more if needed <= features else ()

@@ -17,6 +17,7 @@ import msgspec
 
 from kvmharness.child import environment
 from kvmharness.errors import HarnessError
+from kvmharness.guest import forced_emulation
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm.fds import System
@@ -47,6 +48,8 @@ def _load(folder: Path, module: Module) -> None:
     if Path("/sys/module", module.name).exists():
         return  # built in: the kernel command line has its parameters
     given = [f"{name}={value}" for name, value in module.parameters.items()]
+    if module.name == "kvm":  # the W^X proof wants it, and older kernels take it here only
+        given.append(f"{forced_emulation.PARAMETER.name}=1")
     done = subprocess.run(
         ["insmod", str(folder / module.file), *given],
         capture_output=True,
@@ -56,6 +59,8 @@ def _load(folder: Path, module: Module) -> None:
     )
     if done.returncode:
         raise _Lost(f"{module.name}: {done.stderr.strip() or 'insmod failed'}")
+    with suppress(OSError):  # the others have it for the proof's own time
+        forced_emulation.PARAMETER.write_text("0")
 
 
 def _busy() -> tuple[int, int]:

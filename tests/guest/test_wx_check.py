@@ -20,8 +20,8 @@ from kvmharness.model.cases import Case
 AT = 0x8060
 WP, FAULTED, UNDEFINED = lib.PROOF_WP, lib.PROOF_FAULTED, lib.PROOF_UNDEFINED
 TOGGLE = Case("long64", "cr0_wp")
-PLAIN = wx_check.steps(frozenset(), sets_cr4=False, forced=False)
-ALL = wx_check.steps(frozenset({"smep", "smap"}), sets_cr4=True, forced=True)
+PLAIN = wx_check.steps(frozenset(), sets_cr4=False, user=True, forced=False)
+ALL = wx_check.steps(frozenset({"smep", "smap"}), sets_cr4=True, user=True, forced=True)
 
 
 def good(steps: Sequence[Step] = PLAIN, checks: int = 2) -> list[list[int]]:
@@ -68,7 +68,7 @@ def test_what_the_table_tries() -> None:
     """The combinations of the page, CR0.WP, CR4.SMEP, CR4.SMAP and RFLAGS.AC, each once."""
     assert len(set(ALL)) == len(ALL)
     assert all(not step.cr4 for step in PLAIN)
-    pae = wx_check.steps(frozenset({"smep", "smap"}), sets_cr4=False, forced=True)
+    pae = wx_check.steps(frozenset({"smep", "smap"}), sets_cr4=False, user=False, forced=True)
     assert {step.path for step in pae} == {"direct", "emulated"}
     faults = {
         (step.wp, step.user, step.fetch, step.cr4, step.ac): step.faults(bool(step.wp))
