@@ -31,8 +31,8 @@ FIGURES = ("cost", "deferred", "total", "net")
 NO_COUNTERS = frozenset({*COMPARE, "class", *FIGURES})
 NUMBER = re.compile(r"-?(\d{1,3}(,\d{3})+|\d+)(\.\d+)?(e[+-]?\d+)?", re.ASCII)
 GRAMMAR = (
-    "write CASE [cost|deferred|total|net] < NUMBER ns|insn|ticks, CASE class GLOB or CASE COUNTER < "
-    "NUMBER (with <, <=, > or >=)"
+    "write CASE [cost|deferred|total|net] < NUMBER ns|insn|ticks, CASE class GLOB or "
+    "CASE COUNTER < NUMBER (with <, <=, > or >=)"
 )
 # What a word of a class that is in doubt may stand for (docs/classes.md).
 HOW = {"unclear": ("no-exit", "exit", "emulated")}

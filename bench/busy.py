@@ -1,0 +1,97 @@
+"""How often a comparison of this kernel with itself errs while the machine is busy.
+
+For each load pairs of runs are taken and compared: `faster` or `slower` is a false alarm, and so
+is exit code 1.  The loads are nothing, one and three spinners on the CPU that measures, and a
+storm of forks there.  The goal is one false alarm in a hundred comparisons of a case, or fewer.
+
+    python bench/busy.py [PAIRS [PRIORITY]]     30 pairs; PRIORITY as `kvmharness run --priority`
+
+The pairs follow each other under one load, since a load that came and went between the two runs
+of a pair would be a difference.  busy.md in the current folder is the table.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from kvmharness.analysis import compare, load
+
+CASES = ("long64/empty", "long64/cr0_wp", "long64/cpuid")
+SPIN = "while :; do :; done"
+FORKS = "while :; do /bin/true; done"
+LOADS: Mapping[str, tuple[str, ...]] = {
+    "idle": (),
+    "1 spinner": (SPIN,),
+    "3 spinners": (SPIN,) * 3,
+    "fork storm": (FORKS,) * 2,
+}
+ALARMS = ("faster", "slower", "incorrect")
+
+
+@contextmanager
+def loaded(scripts: tuple[str, ...], cpu: int) -> Iterator[None]:
+    """Run shell scripts on a CPU meanwhile."""
+    with ExitStack() as stack:
+        for script in scripts:
+            process = stack.enter_context(subprocess.Popen(["sh", "-c", script]))
+            stack.callback(process.kill)
+            os.sched_setaffinity(process.pid, {cpu})
+        yield
+
+
+def measure(output: Path, cpu: int, priority: str | None) -> None:
+    """Take a run into a file.  Its exit code is no matter: noise is what this is about."""
+    command = [sys.executable, "-m", "kvmharness", "run", *CASES, "--quick", "-o", str(output)]
+    command += ["--pin", str(cpu), *(["--priority", priority] if priority else [])]
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, check=False)
+
+
+def pair(folder: Path, cpu: int, priority: str | None) -> compare.Comparison:
+    """Compare two runs of this kernel."""
+    sides = []
+    for name in ("A", "B"):
+        path = folder / f"{name}.json"
+        measure(path, cpu, priority)
+        sides.append(compare.side(name, [file.run for file in load.classified([path])]))
+    return compare.compare(*sides)
+
+
+def row(name: str, found: list[compare.Comparison]) -> str:
+    """Return a load's row of the table."""
+    verdicts = Counter(row.verdict for comparison in found for row in comparison.rows)
+    cases = sum(verdicts.values())
+    alarms = sum(verdicts[alarm] for alarm in ALARMS)
+    runs = sum(comparison.exit_code == 1 for comparison in found)
+    return (
+        f"| {name} | {cases} | {verdicts['same']} | {verdicts['unclear']} | {alarms} "
+        f"({alarms / cases:.1%}) | {runs} of {len(found)} |"
+    )
+
+
+def main() -> None:
+    """Print a row a load, and write the table."""
+    pairs = int(sys.argv[1]) if len(sys.argv) > 1 else 30
+    priority = sys.argv[2] if len(sys.argv) > 2 else None
+    cpu = max(os.sched_getaffinity(0))
+    lines = [
+        "| load | cases compared | same | unclear | false alarms | runs with exit code 1 |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, scripts in LOADS.items():
+            with loaded(scripts, cpu):
+                found = [pair(Path(folder), cpu, priority) for _ in range(pairs)]
+            lines.append(row(name, found))
+            print(lines[-1], flush=True)
+    Path("busy.md").write_text("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
