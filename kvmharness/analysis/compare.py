@@ -134,7 +134,7 @@ def _blocks(results: Sequence[CaseResult]) -> Floats:
 
 def _totals(results: Sequence[CaseResult]) -> Floats | None:
     """Return the blocks of cost and deferred work, None where a run has none of the latter."""
-    found = [totals.total(result) for result in results if result.samples]
+    found = [totals.sums(result) for result in results if result.samples]
     known = [groups for groups in found if groups]
     return ratios.blocks(known) if len(known) == len(found) else None
 

@@ -110,9 +110,8 @@ def summarise(run: Run) -> None:
             # A file may hold what it has lost.
             result.per_op = result.deferred = result.total = result.tsc = result.noisy = None
             continue
-        total = totals.total(result)
         result.deferred = totals.interval(result)
-        result.total = stats.median_ci(total) if total else None
+        result.total = totals.total(result)
         middle = stats.median_ci(own)
         result.per_op = PerOp(middle.median, middle.ci95)
         baseline = result.case.baseline

@@ -28,14 +28,26 @@ def of_vms(result: CaseResult) -> dict[int, float]:
     return {int(vm): float(np.median(of_vm)) for vm, of_vm in zip(numbers, late, strict=False)}
 
 
-def total(result: CaseResult) -> list[Floats] | None:
-    """Return the samples, grouped by VM, each with what its VM deferred."""
+def sums(result: CaseResult) -> list[Floats] | None:
+    """Return the samples, grouped by VM, each with what its VM deferred, were it noise."""
     late = of_vms(result)
     samples, vms = steady.chosen(result)
     if not vms or any(vm not in late for vm in vms):
         return None
-    sums = [sample + late[vm] for sample, vm in zip(samples, vms, strict=True)]
-    return stats.by_vm(sums, vms)
+    both = [sample + late[vm] for sample, vm in zip(samples, vms, strict=True)]
+    return stats.by_vm(both, vms)
+
+
+def total(result: CaseResult) -> Interval | None:
+    """Return what an op costs in all, None where its deferred work could not be had.
+
+    Deferred work that is in doubt, or too little to matter, counts as none: its noise would
+    drown a small cost.
+    """
+    groups = sums(result)
+    if groups is None:
+        return None
+    return stats.median_ci(groups if material(result) else steady.groups(result))
 
 
 def why_no_total(result: CaseResult) -> str:

@@ -83,7 +83,10 @@ def test_work_that_came_on_top_later_is_slower_and_named() -> None:
 
 def test_the_kernels_own_noise_is_no_deferred_work() -> None:
     base, new = run_of(4880.0, 0.0), run_of(4880.0, 3.0)
-    assert totals.material(case_of(new)) == 0
+    late = case_of(new)
+    assert totals.material(late) == 0
+    assert late.total
+    assert late.total.median == 4880
     comparison = compared(base, new)
     assert {row.verdict for row in comparison.rows} == {"same"}
     assert "deferred" not in printed(comparison)
@@ -139,5 +142,5 @@ def test_it_is_shown_drawn_and_exported() -> None:
 def test_a_case_that_is_discarded_keeps_none() -> None:
     result = copy.deepcopy(case_of(run_of(4880.0, 40_000.0)))
     result.discard("wrong")
-    assert totals.total(result) is None
+    assert totals.sums(result) is None
     assert (result.deferred, result.total, result.deferred_samples) == (None, None, [])
