@@ -32,7 +32,7 @@ LOADS: Mapping[str, tuple[str, ...]] = {
     "3 spinners": (SPIN,) * 3,
     "fork storm": (FORKS,) * 2,
 }
-ALARMS = ("faster", "slower", "incorrect")
+ALARMS = ("faster", "slower", "better", "worse", "incorrect")
 
 
 @contextmanager
@@ -55,20 +55,21 @@ def measure(output: Path, cpu: int, priority: str | None) -> None:
 
 def pair(folder: Path, cpu: int, priority: str | None) -> compare.Comparison:
     """Compare two runs of this kernel."""
-    sides = []
-    for name in ("A", "B"):
-        path = folder / f"{name}.json"
+    paths = [folder / f"{name}.json" for name in ("A", "B")]
+    for path in paths:
         measure(path, cpu, priority)
-        sides.append(compare.side(name, [file.run for file in load.classified([path])]))
-    return compare.compare(*sides)
+    first, second = (
+        compare.side(path.stem, [file.run for file in load.classified([path])]) for path in paths
+    )
+    return compare.compare(first, second)
 
 
 def row(name: str, found: list[compare.Comparison]) -> str:
     """Return a load's row of the table."""
-    verdicts = Counter(row.verdict for comparison in found for row in comparison.rows)
+    verdicts = Counter(str(row.verdict) for comparison in found for row in comparison.rows)
     cases = sum(verdicts.values())
     alarms = sum(verdicts[alarm] for alarm in ALARMS)
-    runs = sum(comparison.exit_code == 1 for comparison in found)
+    runs = sum(1 for comparison in found if comparison.exit_code == 1)
     return (
         f"| {name} | {cases} | {verdicts['same']} | {verdicts['unclear']} | {alarms} "
         f"({alarms / cases:.1%}) | {runs} of {len(found)} |"

@@ -40,6 +40,8 @@ ROOT = {"unclear": ("kept", "reloaded", "rebuilt"), "kept-or-reloaded": ("kept",
 CLASSES = [f"{how}/{root}" for how, root in product(get_args(How), get_args(Root))]
 # What a figure can be: the least, and what it stays below.
 COST, NET, COUNT = (0.0, MOST_PER_OP), (-MOST_PER_OP, MOST_PER_OP), (0.0, math.inf)
+# By what is asked for, counters apart.  What is deferred is a difference, as net is.
+RANGES = {"": COST, "cost": COST, "total": COST, "deferred": NET, "net": NET}
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,9 @@ def _why_never(alike: Sequence[Expectation]) -> str | None:
             return None
         return "no class is called so; it is HOW/ROOT, e.g. exit/kept or */kept"
     known = what.startswith(KVM_PREFIX) or what in {counter.name for counter in COUNTERS}
-    if what not in ("cost", "net") and not known:
+    if what not in RANGES and not known:
         return f"nothing that is counted is called {what}; the result file has the names"
-    low, high = {"cost": COST, "net": NET}.get(what, COUNT)
+    low, high = RANGES.get(what, COUNT)
     # What can be lies between two values or is one of them: the bounds leave something of it
     # where one of these points, or a step beside it, satisfies them all.
     edges = [low, *(e.bound for e in alike)]

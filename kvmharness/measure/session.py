@@ -116,6 +116,10 @@ class Session:
         self._settings = settings
         self._opener = opener
         self._later = DeferredWork()
+        if clock == "ticks":
+            self._later.absent = (
+                "ns of the kernel's clock are no ticks of a TSC without a frequency"
+            )
         here = limits(system, vendor_module())
         self._accounts = [
             _Account(

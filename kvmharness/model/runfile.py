@@ -9,7 +9,7 @@ import msgspec
 from kvmharness import files
 from kvmharness.errors import UsageError
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, Run
+from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, CaseResult, Run
 from kvmharness.model.upgrade import STEPS, upgrade
 
 
@@ -59,16 +59,29 @@ def decode(data: bytes, path: Path | str) -> Run:
     return run
 
 
+def _wrong_samples(case: CaseResult) -> str | None:
+    """Say what is wrong with a case's raw figures."""
+    late = case.deferred_samples
+    if len(case.vms) != len(case.samples):
+        return f"{len(case.samples)} samples of {len(case.vms)} VMs"
+    if not all(s == 0 or LEAST_PER_OP <= s < MOST_PER_OP for s in case.samples):
+        return "a sample is out of range"
+    if len(case.deferred_vms) != len(late):
+        return f"{len(late)} figures of deferred work of {len(case.deferred_vms)} VMs"
+    if not all(abs(ns) < MOST_PER_OP for ns in late):
+        return "deferred work is out of range"
+    return None
+
+
 def _contradiction(run: Run) -> str | None:
     """Say where a file that has the right types contradicts itself."""
     names = [case.name for case in run.cases]
     if len(set(names)) != len(names):
         return "a case comes twice"
     for case in run.cases:
-        if len(case.vms) != len(case.samples):
-            return f"{case.name}: {len(case.samples)} samples of {len(case.vms)} VMs"
-        if not all(s == 0 or LEAST_PER_OP <= s < MOST_PER_OP for s in case.samples):
-            return f"{case.name}: a sample is out of range"
+        wrong = _wrong_samples(case)
+        if wrong:
+            return f"{case.name}: {wrong}"
         if case.unit != UNITS[run.clock]:
             return f"{case.name}: unit {case.unit!r} by the clock {run.clock}"
         if case.tsc_khz is not None and not 0 < case.tsc_khz < MOST_PER_OP:

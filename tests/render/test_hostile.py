@@ -41,6 +41,9 @@ def good() -> Any:
     case = run.cases[1]
     case.exit_reasons, case.absent = {"io": 1.0}, {"kvm.*": "no such file"}
     case.params, case.vcpus = {"pages": 4}, [0] * len(case.samples)
+    case.preempted = [0, 1] * (len(case.samples) // 2)
+    case.deferred_samples, case.deferred_vms = [500.0, 501.0] * 5, [n // 2 for n in range(10)]
+    case.deferred_by, case.proof = "threads", {"direct": 75}
     run.cases += swept("cr3_same", 50)
     summarise(run)
     return json.loads(runfile.encode(run))
