@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvmharness.analysis import totals
-from kvmharness.analysis.classify import NO
-from kvmharness.model.counters import WORDS
+from kvmharness.model.counters import NO, WORDS
 from kvmharness.model.run import CaseClass, CaseResult
 from kvmharness.text import figure
 

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from kvmharness.model.counters import HARDWARE_EXITS, SIGNALS
+from kvmharness.model.counters import HARDWARE_EXITS, NO, SIGNALS, YES
 from kvmharness.model.run import CaseClass, How, Root
 
 Word = TypeVar("Word")
 # The word that is right where every signal has the value wanted.
 Rules = tuple[tuple[Word, Mapping[str, str]], ...]
 
-# Per op: at least this is "each time", at most that is "not at all", between is neither.
-YES = 0.9
-NO = 0.1
-
 # What a class is read off, in the order in which its evidence is told.
-READ = ("exit", "emulated", "new", "found", "fault", "load")
+READ = ("exit", "emulated", "new", "found", "fault", "load", "reset", "unload", "free")
+# What says that the root was dropped, as kvm_mmu_reset_context() calls kvm_mmu_unload(), and
+# what says so at least of some root.
+DROPS = ("reset", "unload")
+FREES = (*DROPS, "free")
 
 # How the write reached KVM.  A row fits when every signal it names has that value; the first
 # that fits counts.
@@ -29,21 +29,26 @@ HOW: Rules[How] = (
 )
 
 # What became of the root.  "tdp_mmu" is the MMU in use: with the TDP MMU a root that is found
-# again fires no tracepoint, with the others it fires kvm_mmu_get_page.
+# again fires no tracepoint, with the others it fires kvm_mmu_get_page.  A root that was dropped
+# was loaded again, as the guest ran on: where that was not seen, kvm_mmu_load is what cannot be
+# seen.  Roots that were freed need not be the one in use, but to be kept none may be.
 ROOT: Rules[Root] = (
     ("rebuilt", {"new": "yes", "load": "yes"}),
     ("rebuilt", {"new": "yes", "load": "unknown"}),
+    ("rebuilt", {"new": "yes", "dropped": "yes"}),
     ("reloaded", {"new": "no", "load": "yes"}),
     ("reloaded", {"new": "no", "found": "yes", "load": "unknown"}),
-    ("kept", {"new": "no", "found": "no", "load": "no"}),
-    ("kept", {"new": "no", "found": "no", "load": "unknown", "tdp_mmu": "no"}),
-    ("kept-or-reloaded", {"new": "no", "found": "no", "load": "unknown"}),
+    ("reloaded", {"new": "no", "dropped": "yes"}),
+    ("kept", {"new": "no", "found": "no", "load": "no", "freed": "no"}),
+    ("kept", {"new": "no", "found": "no", "load": "unknown", "tdp_mmu": "no", "freed": "no"}),
+    ("kept-or-reloaded", {"new": "no", "found": "no", "load": "unknown", "freed": "no"}),
     # Without tracepoints only the faults of a rebuilt root can be seen.
     ("rebuilt", {"new": "unknown", "load": "yes", "fault": "yes"}),
     ("rebuilt", {"new": "unknown", "load": "unknown", "fault": "yes"}),
     ("reloaded", {"new": "unknown", "load": "yes", "fault": "no"}),
-    ("kept", {"new": "unknown", "load": "no", "fault": "no"}),
-    ("kept-or-reloaded", {"new": "unknown", "load": "unknown", "fault": "no"}),
+    ("reloaded", {"new": "unknown", "dropped": "yes", "fault": "no"}),
+    ("kept", {"new": "unknown", "load": "no", "fault": "no", "freed": "no"}),
+    ("kept-or-reloaded", {"new": "unknown", "load": "unknown", "fault": "no", "freed": "no"}),
 )
 
 
@@ -96,6 +101,8 @@ def classify(
             evidence[name] = net
     if not evidence:
         return None
+    seen["dropped"] = "yes" if any(seen[signal] == "yes" for signal in DROPS) else "no"
+    seen["freed"] = "yes" if any(seen[signal] in ("yes", "between") for signal in FREES) else "no"
     return Classified(CaseClass(_first(HOW, seen), _first(ROOT, seen)), evidence)
 
 

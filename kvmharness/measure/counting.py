@@ -6,9 +6,9 @@ on a VM of its own: tracepoints with KVM's functions, and hardware counters; the
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
-from kvmharness.counters import events, perf
+from kvmharness.counters import events, perf, trust
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, WORK_ITEMS, ExitReasons, WorkItems
@@ -17,7 +17,8 @@ from kvmharness.counters.source import Source
 from kvmharness.counters.tracefs import Instance, tracing
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm.fds import System
-from kvmharness.measure.take import Opener, Taken, open_guest, take
+from kvmharness.measure.host import vendor_module
+from kvmharness.measure.take import Opener, Taken, open_guest, pinned, take
 from kvmharness.model.cases import Case, select
 from kvmharness.model.counters import KVM_PREFIX, of
 from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, per_op
@@ -25,6 +26,8 @@ from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, p
 SAMPLES = 2
 # Of what is queued to kworkers, the functions are told apart.
 QUEUED = "workqueue:workqueue_queue_work"
+# Whose life every probe is tried on: it is given a paging mode, and proves W^X.
+THROWN_AWAY = Case("long64", "empty")
 # Why nothing was counted, beside the reasons for single counters.
 PERF = "perf"
 # Keys of `absent` that are no counters.
@@ -71,15 +74,40 @@ class Counting:
         perf takes long where the CPU is emulated; where that fails, each kind apart.
         """
         everything = [event for wanted in kinds for event in wanted]
-        stat = perf.tried(everything)
+        stat, doubts = self._tried(everything)
         if stat.failure is None:
-            self.absent.update(stat.absent)
-            return [[e for e in wanted if e.name not in stat.absent] for wanted in kinds]
+            absent = doubts | stat.absent
+            self.absent.update(absent)
+            return [[e for e in wanted if e.name not in absent] for wanted in kinds]
         if len(kinds) == 1:
             self.absent.update(stat.absent)
             return [[]]
         perf.probe()
         return [self._able([wanted])[0] if wanted else [] for wanted in kinds]
+
+    def _tried(self, wanted: list[perf.Event]) -> tuple[PerfStat, dict[str, str]]:
+        """Count the whole life of a VM; return what perf can count, and what cannot be trusted."""
+        with closing(PerfStat(wanted)) as stat:
+            stat.attach_to(())
+            stat.begin()
+            failed = self._throw_away()
+            counts = stat.end()
+        doubts = trust.silent(counts, vendor_module()) | trust.overtaken(counts)
+        if failed:
+            doubts = dict.fromkeys(doubts, f"not seen to fire where it must: {failed}")
+        return stat, doubts
+
+    def _throw_away(self) -> str | None:
+        """Make a VM, run it and let go of it; return what failed, None where it did well."""
+        try:
+            with (
+                pinned(self._settings.cpu),
+                self._opener(self._system, THROWN_AWAY, self._settings) as guest,
+            ):
+                guest.measure(1, 1)
+        except (GuestError, KvmError, KvmIncorrect, Infeasible) as error:
+            return str(error)
+        return None
 
     def count(self, case: Case, result: CaseResult) -> None:
         """Add to `result` what one op costs in events, functions and exits by reason."""
@@ -89,6 +117,7 @@ class Counting:
                 taken = self._take(case, result.iterations or 1, SAMPLES, PerfStat(wanted))
                 result.counters.update(self._net(case, taken, number))
                 result.absent.update(taken.absent)
+            self._doubt(result)
             if (result.counters.get("kvm:kvm_exit") or 0) * MOST_OPS >= 1:
                 result.exit_reasons = self._traced(case, result, ExitReasons)
             if (result.counters.get(QUEUED) or 0) * MOST_OPS >= 1:
@@ -117,6 +146,12 @@ class Counting:
             self._around[case.baseline, number] = around
         net = {name: count - around.counts.get(name, 0) for name, count in taken.counts.items()}
         return per_op(net, taken.ops - (around.ops if case.name == case.baseline else 0))
+
+    def _doubt(self, result: CaseResult) -> None:
+        """Take back the counts that others contradict."""
+        doubts = trust.overtaken(result.counters)
+        result.absent.update(doubts)
+        result.counters.update(dict.fromkeys(doubts))
 
     def _traced(
         self, case: Case, result: CaseResult, kind: type[ExitReasons] | type[WorkItems]

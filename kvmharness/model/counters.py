@@ -45,6 +45,10 @@ class Counter:
     words: str | None = None
 
 
+# Per op: at least this is "each time", at most that is "not at all", between is neither.
+YES = 0.9
+NO = 0.1
+
 KVM_PREFIX = "kvm."
 KPROBE_PREFIX = "probe:"
 
@@ -108,11 +112,11 @@ COUNTERS: tuple[Counter, ...] = (
         words="instructions emulated",
     ),
     # What tells a kept root from one dropped and found again: see docs/classes.md.
-    _kprobe("kvm_mmu_reset_context"),
+    _kprobe("kvm_mmu_reset_context", signal="reset"),
     _kprobe("kvm_init_mmu"),
     _kprobe("kvm_mmu_load", signal="load", words="root loads"),
-    _kprobe("kvm_mmu_unload"),
-    _kprobe("kvm_mmu_free_roots"),
+    _kprobe("kvm_mmu_unload", signal="unload"),
+    _kprobe("kvm_mmu_free_roots", signal="free"),
     # What the vCPU's thread hands to others: what they then do is the deferred work.
     _tracepoint("workqueue:workqueue_queue_work", words="work items queued"),
     _kprobe("call_rcu", words="RCU callbacks queued"),

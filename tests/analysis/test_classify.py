@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.analysis.classify import HOW, ROOT, classify, uses_tdp_mmu
+from kvmharness.analysis.classify import HOW, READ, ROOT, classify, uses_tdp_mmu
 from kvmharness.model.counters import SIGNALS
 
 RECORDINGS = sorted((Path(__file__).parents[1] / "recordings").glob("*.json"))
@@ -17,6 +17,9 @@ EXIT = {"kvm:kvm_exit": 1.0, "kvm:kvm_emulate_insn": 0.0}
 NEW = "kvmmmu:kvm_mmu_get_page[created==1]"
 FOUND = "kvmmmu:kvm_mmu_get_page[created==0]"
 LOAD = "probe:kvm_mmu_load"
+RESET = "probe:kvm_mmu_reset_context"
+UNLOAD = "probe:kvm_mmu_unload"
+FREE = "probe:kvm_mmu_free_roots"
 
 
 def name(counters: dict[str, float | None], tdp_mmu: bool | None = None) -> str:
@@ -68,6 +71,15 @@ def test_recordings_cover_the_classes() -> None:
             False,
             "emulated/reloaded",
         ),
+        # what says that the root was dropped, where kvm_mmu_load was not seen, or is blind
+        ({**EXIT, NEW: 0, FOUND: 0, LOAD: None, RESET: 1}, True, "exit/reloaded"),
+        ({**EXIT, NEW: 0, FOUND: 0, LOAD: 0, RESET: 1, FREE: 2}, True, "exit/reloaded"),
+        ({**EXIT, NEW: 0, FOUND: 0, LOAD: 0, RESET: 0, UNLOAD: 1}, True, "exit/reloaded"),
+        ({**EXIT, NEW: 3, FOUND: 0, LOAD: 0, RESET: 1}, True, "exit/rebuilt"),
+        # some root was freed: it may have been another one
+        ({**EXIT, NEW: 0, FOUND: 0, LOAD: 0, RESET: 0, UNLOAD: 0, FREE: 2}, True, "exit/unclear"),
+        ({**EXIT, NEW: 0, FOUND: 0, LOAD: 0, RESET: 0.5}, True, "exit/unclear"),
+        ({**EXIT, NEW: 0, FOUND: 0, LOAD: 0, RESET: 0, UNLOAD: 0, FREE: 0}, True, "exit/kept"),
         # conflicts
         ({**EXIT, NEW: 3, FOUND: 0, LOAD: 0}, True, "exit/unclear"),
         ({**EXIT, NEW: 0.5, FOUND: 0.5, LOAD: 1}, False, "exit/unclear"),
@@ -108,9 +120,12 @@ def test_nothing_counted_no_class() -> None:
 
 def test_every_combination_of_signals_has_an_answer() -> None:
     levels = {"yes": 1.0, "no": 0.0, "between": 0.5, "unknown": None}
-    for combination in product(levels, repeat=len(SIGNALS)):
-        chosen = zip(SIGNALS.values(), combination, strict=True)
-        counters = {names[0]: levels[level] for names, level in chosen}
+    of_roots = [signal for signal in READ if signal not in ("exit", "emulated")]
+    for combination in [
+        *(dict(zip(("exit", "emulated"), some, strict=True)) for some in product(levels, repeat=2)),
+        *(dict(zip(of_roots, some, strict=True)) for some in product(levels, repeat=len(of_roots))),
+    ]:
+        counters = {SIGNALS[signal][0]: levels[level] for signal, level in combination.items()}
         found = classify(counters, None, None)
         if found is not None:
             assert found.case_class.how in {rule[0] for rule in HOW} | {"unclear"}
