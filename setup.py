@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 GUESTS = ROOT / "guests"
-PLUGIN = ROOT / "kvmharness" / "lab" / "trace.c"
+LAB = ROOT / "kvmharness" / "lab"
 # A PC's BIOS loads a disk's first sector there.
 BOOT_SECTOR = "0x7c00"
 # What the package looks up in a blob.
@@ -51,27 +51,28 @@ def assemble(source: Path, destination: Path, address: str) -> dict[str, object]
     return {"sha256": hashlib.sha256(blob).hexdigest(), "symbols": public}
 
 
-def compile_plugin(destination: Path) -> None:
-    """Compile the lab's plugin for QEMU; without it everything but tracing works."""
+def compile_plugin(source: Path, destination: Path) -> None:
+    """Compile a plugin of the lab's for QEMU; without it all works but what it is for."""
     options = ["-O2", "-Wall", "-shared", "-fPIC", "-fvisibility=hidden"]
-    compiler = [os.environ.get("CC", "cc"), *options, "-o", str(destination), str(PLUGIN)]
+    compiler = [os.environ.get("CC", "cc"), *options, "-o", str(destination), str(source)]
     if subprocess.run(compiler, check=False).returncode:
-        print("kvmharness: the plugin for QEMU was not built", file=sys.stderr)
+        print(f"kvmharness: {source.name}, a plugin for QEMU, was not built", file=sys.stderr)
 
 
 class BuildWithGuests(build_ext):
-    """Assemble guests/*.S, and compile the plugin for QEMU, beside the extension."""
+    """Assemble guests/*.S, and compile the plugins for QEMU, beside the extension."""
 
     def run(self) -> None:
         super().run()
         base = ROOT if self.inplace else Path(self.build_lib)
         (base / "kvmharness" / "lab").mkdir(parents=True, exist_ok=True)
-        compile_plugin(base / "kvmharness" / "lab" / "trace-plugin.so")
+        compile_plugin(LAB / "trace.c", base / "kvmharness" / "lab" / "trace-plugin.so")
         destination = base / "kvmharness" / "blobs"
         destination.mkdir(parents=True, exist_ok=True)
         address = guest_code_address()
         index = {s.stem: assemble(s, destination, address) for s in sorted(GUESTS.glob("*.S"))}
         index["disk"] = assemble(GUESTS / "boot/disk.S", destination, BOOT_SECTOR)
+        compile_plugin(LAB / "opcodes.c", destination / "opcodes.so")
         (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 

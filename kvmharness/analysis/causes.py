@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvmharness.analysis import totals
-from kvmharness.model.counters import NO, WORDS
+from kvmharness.model.counters import NO, UNWEIGHED, WORDS
 from kvmharness.model.run import CaseClass, CaseResult
 from kvmharness.text import figure
 
@@ -18,6 +18,8 @@ Direction = Literal["faster", "slower"]
 SHARE = 0.05
 # So many counters at most: the others are in the files.
 MOST = 3
+# No CPU of today retires more than four instructions a cycle for long: what one takes at least.
+LEAST_CYCLES = 0.25
 
 # What is no counter: a cost, in the unit of the case.
 LATER = "deferred work"
@@ -133,6 +135,23 @@ def class_change(base: Account, new: Account) -> Literal["worse", "better"] | No
     if ways == {"worse"}:
         return "worse"
     return "better" if ways == {"better"} else None
+
+
+def _unweighed(base: Account, new: Account) -> list[tuple[str, float, float]]:
+    return [event for event in _counts(base, new) if event[0] in UNWEIGHED]
+
+
+def outweighed(base: Account, new: Account, instructions: float) -> str | None:
+    """Return what a change by so many instructions an op may be outweighed by, None if nothing.
+
+    It is what a clock of instructions cannot weigh, WBINVD 0.00 → 1.00 say, and what it may
+    take at most is compared with what the instructions take at least.
+    """
+    events = _unweighed(base, new)
+    cycles = sum((b - a) * UNWEIGHED[words] for words, a, b in events)
+    if not events or instructions * cycles > 0 or abs(cycles) <= abs(instructions) * LEAST_CYCLES:
+        return None
+    return ", ".join(_count(*event) for event in events[:MOST])
 
 
 def cause(base: Account, new: Account, direction: Direction) -> str:

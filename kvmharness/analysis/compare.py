@@ -17,9 +17,13 @@ from kvmharness.model.run import CaseResult, Run
 from kvmharness.text import figure
 
 # "worse" and "better" are of a class, where the cost shows no change.
-CaseVerdict = ratios.Verdict | Literal["worse", "better", "not comparable", "incorrect"]
+CaseVerdict = (
+    ratios.Verdict | Literal["worse", "better", "unweighed", "not comparable", "incorrect"]
+)
 # What NEW must not do.
 REGRESSIONS = frozenset({"slower", "worse", "incorrect"})
+# How a side's instructions stand to the other's where that is not all that changed.
+INSTRUCTIONS = {"same": "same", "faster": "fewer", "slower": "more"}
 
 
 NOT_ORDERED = Case("", "").order
@@ -76,7 +80,7 @@ class Comparison:
         verdicts = {row.verdict for row in self.rows}
         if verdicts & REGRESSIONS:
             return errors.EXIT_REGRESSION
-        if not verdicts or verdicts & {"unclear", "not comparable"}:
+        if not verdicts or verdicts & {"unclear", "unweighed", "not comparable"}:
             return errors.EXIT_UNCLEAR
         return errors.EXIT_OK
 
@@ -246,6 +250,12 @@ class _Pair:
         accounts = causes.account(old), causes.account(young)
         verdict: CaseVerdict = self._verdict(found, several, accounts)
         said = causes.change(*accounts)
+        if self.clock == "insn" and verdict in INSTRUCTIONS:
+            beyond = 0.0 if verdict == "same" else found.new - found.base
+            but = causes.outweighed(*accounts, beyond)
+            if but:
+                said = f"{INSTRUCTIONS[verdict]} instructions, but {but}"
+                verdict = "unweighed"
         disturbed = self._disturbed(case)
         if disturbed:
             verdict, said = "unclear", disturbed

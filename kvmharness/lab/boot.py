@@ -77,7 +77,8 @@ class Boot:
     """A kernel to boot in a machine, with the archives that make its first root, in this order.
 
     `options` follow on the kernel command line; `folder` is the job's, the emulator's to write
-    into; `silent_s` bounds the time between two signs of life once the inside has begun.
+    into; `silent_s` bounds the time between two signs of life once the inside has begun;
+    `samples` is how many each VM gives.
     Boots of another `number` differ in what real boots differ in, and are the same every time.
     """
 
@@ -88,6 +89,7 @@ class Boot:
     folder: Path
     silent_s: float
     number: int = 1
+    samples: int = 1
 
     def command_line(self) -> str:
         """Return the kernel command line."""

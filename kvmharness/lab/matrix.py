@@ -24,7 +24,7 @@ from kvmharness.files import Output
 from kvmharness.kernel import config, image, kconfig, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
-from kvmharness.lab import capsule, engine, trace
+from kvmharness.lab import capsule, engine, opcodes, trace
 from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
@@ -209,13 +209,15 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(left: Left, lab: Lab, kernel: Kernel) -> Run | None:
+def _run(left: Left, lab: Lab, kernel: Kernel, folder: Path) -> Run | None:
     """Return the run as far as it came, completed by what only the host knows."""
     if RUN not in left.files:
         return None
     run = runfile.decode(left.files[RUN], RUN)
     run.host.lab = lab
     run.host.kernel.config = kconfig.asked(config.of(kernel))
+    if run.clock == "insn":
+        opcodes.add(run, folder)
     summary.summarise(run)
     return run
 
@@ -257,6 +259,7 @@ def _boot(
         folder,
         silent_s=max(SILENT_S, 2 * limit),
         number=target.boot,
+        samples=plan.settings[machine.clock].samples_per_vm,
     )
 
 
@@ -282,7 +285,7 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
     left = runner.run(boot, lambda line: progress(target, line))
     if RUN in left.files:  # whatever happens from here on
         (folder / RUN).write_bytes(left.files[RUN])
-    run = _run(left, lab, target.kernel)
+    run = _run(left, lab, target.kernel, folder)
     if left.lost:
         return Result(target, run, lost=left.lost)
     outcome = msgspec.json.decode(left.files[OUTCOME], type=Outcome)

@@ -11,6 +11,7 @@ from pathlib import Path
 from kvmharness.child import environment
 from kvmharness.errors import UsageError
 from kvmharness.kernel import resolve
+from kvmharness.lab import opcodes
 from kvmharness.lab.boot import CONSOLE, RESULTS, Boot
 
 BINARY, PACKAGE = "qemu-system-x86_64", "qemu-system-x86"
@@ -44,6 +45,7 @@ class Qemu:
     memory_mib: int = 1024
     options: tuple[str, ...] = ()
     terminal: bool = False
+    counts_opcodes: bool = False
 
     def missing(self) -> list[str]:
         """Return the Debian packages that it needs and that are not here."""
@@ -69,6 +71,7 @@ class Qemu:
             *("-initrd", str(boot.joined()), "-append", boot.command_line()),
             *_port("console", boot.folder / CONSOLE),
             *_port("results", boot.folder / RESULTS),
+            *(opcodes.options(boot.folder, boot.samples) if self.counts_opcodes else ()),
         ]
 
     def ended(self, status: int, said: str) -> str | None:
@@ -97,5 +100,6 @@ TCG = Qemu(
     ),
     slowest=20.0,
     cpu=FORCED,
+    counts_opcodes=True,
 )
 KVM = Qemu(("-accel", "kvm"), slowest=4.0)

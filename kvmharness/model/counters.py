@@ -6,14 +6,15 @@ words in a sentence follow from what the row says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 # Where a count comes from, the best evidence first: a statistic of KVM's does not mean the same
 # in every vendor module, a tracepoint does.
-Source = Literal["tracepoint", "kprobe", "hardware", "kvm"]
-BEST: tuple[Source, ...] = ("tracepoint", "kprobe", "hardware", "kvm")
+Source = Literal["opcode", "tracepoint", "kprobe", "hardware", "kvm"]
+BEST: tuple[Source, ...] = ("opcode", "tracepoint", "kprobe", "hardware", "kvm")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Counter:
     a kprobe it is the function.  `signal` names what of a class is read from it
     (analysis.classify), `words` what a sentence about a change calls it (analysis.causes):
     rows with the same signal or words are one quantity, read from the best source that was
-    counted.
+    counted.  `cycles` is what one of it may take at most, beyond its instructions, which a clock
+    of instructions cannot weigh (None: nothing).
     """
 
     name: str
@@ -43,6 +45,7 @@ class Counter:
     column: Column | None = None
     signal: str | None = None
     words: str | None = None
+    cycles: float | None = None
 
 
 # Per op: at least this is "each time", at most that is "not at all", between is neither.
@@ -51,6 +54,7 @@ NO = 0.1
 
 KVM_PREFIX = "kvm."
 KPROBE_PREFIX = "probe:"
+OPCODE_PREFIX = "opcode."
 
 _PAGES = "kvmmmu:kvm_mmu_get_page"
 
@@ -62,9 +66,10 @@ def _tracepoint(
     column: Column | None = None,
     signal: str | None = None,
     words: str | None = None,
+    cycles: float | None = None,
 ) -> Counter:
     name = f"{event}[{filter}]" if filter else event
-    return Counter(name, "tracepoint", event, filter, column, signal, words)
+    return Counter(name, "tracepoint", event, filter, column, signal, words, cycles)
 
 
 def _statistic(
@@ -73,12 +78,17 @@ def _statistic(
     column: Column | None = None,
     signal: str | None = None,
     words: str | None = None,
+    cycles: float | None = None,
 ) -> Counter:
-    return Counter(KVM_PREFIX + name, "kvm", None, None, column, signal, words)
+    return Counter(KVM_PREFIX + name, "kvm", None, None, column, signal, words, cycles)
 
 
 def _kprobe(function: str, *, signal: str | None = None, words: str | None = None) -> Counter:
     return Counter(KPROBE_PREFIX + function, "kprobe", function, None, None, signal, words)
+
+
+def _opcode(name: str, words: str, cycles: float) -> Counter:
+    return Counter(OPCODE_PREFIX + name, "opcode", None, None, None, None, words, cycles)
 
 
 def _hardware(event: str) -> Counter:
@@ -120,7 +130,32 @@ COUNTERS: tuple[Counter, ...] = (
     # What the vCPU's thread hands to others: what they then do is the deferred work.
     _tracepoint("workqueue:workqueue_queue_work", words="work items queued"),
     _kprobe("call_rcu", words="RCU callbacks queued"),
-    _statistic("tlb_flush", column=Column(6, "tlb_flush", always=False), words="TLB flushes"),
+    _statistic(
+        "tlb_flush",
+        column=Column(6, "tlb_flush", always=False),
+        words="TLB flushes by KVM",
+        cycles=5000,
+    ),
+    # What the booted kernel executed of each, as QEMU saw it (lab/opcodes.c has the same order).
+    # The bounds are of CPUs of today: a WBINVD has none, an MSR's write may be an IBPB, a new CR3
+    # or a flushed TLB has to be filled again.
+    _opcode("wbinvd", "WBINVD", math.inf),
+    _opcode("clflush", "CLFLUSH", 1000),
+    _opcode("invlpg", "INVLPG", 1000),
+    _opcode("invpcid", "INVPCID", 5000),
+    _opcode("invlpga", "INVLPGA", 1000),
+    _opcode("cr3", "loads of CR3", 5000),
+    _opcode("cr", "loads of CR0 and CR4", 5000),
+    _opcode("wrmsr", "MSR writes", 10000),
+    _opcode("verw", "VERW", 1000),
+    _opcode("cpuid", "CPUID by the host", 2000),
+    _opcode("io", "port accesses by the host", 5000),
+    _opcode("vmrun", "entries", 2000),
+    _opcode("tlb_control", "TLB flushes at entry", 5000),
+    # The same where nobody sees the opcodes, as far as the kernel tells.
+    _tracepoint("msr:write_msr", words="MSR writes", cycles=10000),
+    _tracepoint("tlb:tlb_flush", words="TLB flushes of the host's", cycles=5000),
+    _tracepoint("ipi:ipi_send_cpu", words="IPIs", cycles=5000),
     _tracepoint("kvm:kvm_userspace_exit", words="exits to user space"),
     _tracepoint("kvm:kvm_entry"),
     _tracepoint("kvm:kvm_cr"),
@@ -166,6 +201,12 @@ def _grouped(key: str) -> Mapping[str, tuple[str, ...]]:
     }
 
 
+# What one of it may take at most, by its words.
+UNWEIGHED: Mapping[str, float] = {
+    counter.words: counter.cycles
+    for counter in COUNTERS
+    if counter.words is not None and counter.cycles is not None
+}
 # Signal of the class, or words of a sentence: the counters it is read from, the best one first.
 SIGNALS = _grouped("signal")
 WORDS = _grouped("words")

@@ -25,6 +25,7 @@ COLOURS = {
     "incorrect": "red",
     "faster": "green",
     "better": "green",
+    "unweighed": "yellow",
 }
 
 
@@ -91,11 +92,16 @@ def sentence(comparison: Comparison) -> str:
     if verdicts["incorrect"]:
         case = next(row.case for row in comparison.rows if row.verdict == "incorrect")
         return f"KVM is incorrect in {new} at {case}: its speed is no matter"
-    lost = verdicts["not comparable"]
+    lost, unweighed = verdicts["not comparable"], verdicts["unweighed"]
     rest = f"; {lost} of {len(comparison.rows)} cases not comparable" if lost else ""
     row = _first_changed(comparison)
     if row:
+        if unweighed:
+            rest = f"; {unweighed} of {len(comparison.rows)} cases not weighed{rest}"
         return f"{_of_row(comparison, row)}{_also(comparison, row)}{rest}"
+    if unweighed:
+        row = next(row for row in comparison.rows if row.verdict == "unweighed")
+        return f"{new} at {row.case}: {row.said}, which instructions do not weigh{rest}"
     margin = _percent(max(comparison.threshold, comparison.boot_allowance))
     if set(verdicts) == {"same"}:
         return f"{new} costs the same as {base} in every case, within {margin}"
@@ -158,6 +164,11 @@ def show(comparison: Comparison, out: Console) -> None:
         remarks.append(
             "unclear: the interval holds changes that matter and others that do not; measure more "
             f"{more}, or a quieter machine (kvmharness doctor)"
+        )
+    if any(row.verdict == "unweighed" for row in comparison.rows):
+        remarks.append(
+            "unweighed: what changed beside the instructions may take longer than they do; real "
+            "hardware would tell (kvmharness run, or the lab by --machine kvm)"
         )
     if comparison.clock == "insn":
         remarks.append(INSTRUCTIONS)

@@ -413,3 +413,42 @@ def test_runs_that_disagree_on_the_class_have_none() -> None:
         case.class_, case.counters = class_of(class_), {"kvm.exits": exits, "kvm.pf_fixed": None}
     assert causes.account(cases) == told(None, exits=3)
     assert causes.account(cases[:2]) == told("exit/kept", exits=2)
+
+
+def counting_instructions(middle: float, **counters: float) -> Run:
+    run = made_up_lab_run()
+    run.clock = "insn"
+    case = made_up_case("long64/cr0_wp", middle)
+    case.samples = [middle] * len(case.samples)
+    case.counters |= {f"opcode.{name}": value for name, value in counters.items()}
+    run.cases = [case]
+    return run
+
+
+@pytest.mark.parametrize(
+    ("middle", "counters", "verdict", "said"),
+    [
+        (5000.0, {"wbinvd": 1}, "unweighed", "same instructions, but WBINVD 0.00 → 1.00"),
+        (4000.0, {"wbinvd": 1}, "unweighed", "fewer instructions, but WBINVD 0.00 → 1.00"),
+        (5000.0, {"vmrun": 0}, "unweighed", "same instructions, but entries 1.00 → 0.00"),
+        (5100.0, {"vmrun": 0}, "unweighed", "more instructions, but entries 1.00 → 0.00"),
+        (5100.0, {"wrmsr": 1}, "slower", "MSR writes 0.00 → 1.00"),
+        (5000.0, {}, "same", ""),
+        (5000.0, {"wrmsr": 0.05}, "same", ""),
+        # An entry more takes less than the instructions saved do, at best.
+        (500000.0, {"vmrun": 0}, "slower", ""),
+    ],
+)
+def test_what_instructions_do_not_weigh(
+    middle: float, counters: dict[str, float], verdict: str, said: str
+) -> None:
+    none = {"wbinvd": 0.0, "wrmsr": 0.0, "vmrun": 1.0}
+    found = of(
+        counting_instructions(5000.0, **none), counting_instructions(middle, **{**none, **counters})
+    )
+    (row,) = found.rows
+    assert row.verdict == verdict
+    assert said in row.said
+    if verdict == "unweighed":
+        assert found.exit_code == 3
+        assert said in compare_table.sentence(found)
