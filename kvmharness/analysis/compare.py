@@ -10,6 +10,7 @@ from kvmharness import errors
 from kvmharness.analysis import causes, differences, ratios, steady, totals
 from kvmharness.analysis.causes import Account
 from kvmharness.analysis.classify import uses_tdp_mmu
+from kvmharness.analysis.climb import Climb, climb
 from kvmharness.analysis.stats import Floats
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import CLOCKS, Clock
@@ -52,6 +53,7 @@ class Row:
     found: ratios.Ratio | None = None
     accounts: tuple[Account, Account] | None = None
     order: tuple[bool, int, int, int] = NOT_ORDERED
+    climb: Climb | None = None
 
 
 @dataclass(frozen=True)
@@ -261,7 +263,7 @@ class _Pair:
             verdict, said = "unclear", disturbed
         if found.ci95 is None:
             said = "a single VM on a side has no interval: use --vms 5 or more"
-        return Row(case, verdict, said, found, accounts, young[0].case.order)
+        return Row(case, verdict, said, found, accounts, young[0].case.order, climb(young))
 
     def _verdict(
         self, found: ratios.Ratio, several: bool, accounts: tuple[Account, Account]

@@ -85,6 +85,12 @@ def _also(comparison: Comparison, row: Row) -> str:
     )
 
 
+def _climb(row: Row) -> str:
+    if row.climb is None:
+        return ""
+    return f"; its samples climb within a VM, {figure(row.climb.first)} → {figure(row.climb.last)}"
+
+
 def sentence(comparison: Comparison) -> str:
     """Return what one would tell a maintainer: the change that matters most, and why."""
     new, base = comparison.new, comparison.base
@@ -98,7 +104,7 @@ def sentence(comparison: Comparison) -> str:
     if row:
         if unweighed:
             rest = f"; {unweighed} of {len(comparison.rows)} cases not weighed{rest}"
-        return f"{_of_row(comparison, row)}{_also(comparison, row)}{rest}"
+        return f"{_of_row(comparison, row)}{_climb(row)}{_also(comparison, row)}{rest}"
     if unweighed:
         row = next(row for row in comparison.rows if row.verdict == "unweighed")
         return f"{new} at {row.case}: {row.said}, which instructions do not weigh{rest}"
@@ -145,7 +151,7 @@ def show(comparison: Comparison, out: Console) -> None:
             *costs,
             with_interval(row.found),
             Text(row.verdict, style=COLOURS.get(row.verdict, "")),
-            plain(row.said),
+            plain(row.said + _climb(row)),
         )
     if comparison.rows:
         out.print(table)

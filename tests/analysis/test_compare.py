@@ -452,3 +452,12 @@ def test_what_instructions_do_not_weigh(
     if verdict == "unweighed":
         assert found.exit_code == 3
         assert said in compare_table.sentence(found)
+
+
+def test_samples_that_climb_within_each_vm_are_told() -> None:
+    base, new = counting_instructions(5000.0), counting_instructions(5000.0)
+    new.cases[0].samples = [30000.0 + 1000 * (i % 6) for i in range(30)]
+    found = of(base, new)
+    assert "its samples climb within a VM, 30,000 → 35,000" in compare_table.sentence(found)
+    new.cases[0].samples[6:12] = [30000.0] * 6
+    assert "climb" not in compare_table.sentence(of(base, new))
