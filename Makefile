@@ -8,9 +8,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_KERNEL := 6.1
-INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py kvmharness/lab/trace.c $(wildcard guests/*)
+INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
+	$(wildcard guests/* kvmharness/lab/*.c)
 
-.PHONY: explain bench test check lint packages overhead reproduce one-patch clean
+.PHONY: explain bench test check lint packages overhead reproduce one-patch mutants clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -47,6 +48,10 @@ one-patch: $(VENV)/built
 explain: $(VENV)/built
 	$(BIN)/python bench/explain_examples.py
 	$(BIN)/python bench/explain_exact.py
+
+# KVMs with one planted change each, and whether the tool says the truth of them.
+mutants: $(VENV)/built
+	$(BIN)/python bench/mutants.py
 
 packages:
 	@./scripts/packages.sh

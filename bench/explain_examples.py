@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 from explain_exact import newest
-from one_patch import RELEASE, builds
+from kvm_builds import RELEASE
+from one_patch import builds
 
 from kvmharness.errors import HarnessError
 
