@@ -158,10 +158,10 @@ class Attribution:
         To be called once, after the last stretch was added.
         """
         self._stacks.settle()
-        for node in reversed(list(self.top.walk())):
-            if node.parent is not None and is_thunk(node.name):
-                self.thunks += node.own
-                node.dissolve()
+        thunks = [node for node in self.top.walk() if is_thunk(node.name)]
+        self.thunks += sum(node.own for node in thunks)
+        for node in reversed(thunks):
+            node.dissolve()
 
     def instructions(self) -> dict[tuple[str, int], int]:
         """Return how often each instruction of a function was begun, by symbol and offset."""
