@@ -230,7 +230,8 @@ def run_lab(folder: Path, series: Sequence[str], *arguments: str) -> str:
     command = [sys.executable, "-m", "kvmharness", "lab", *map(newest, series)]
     command += ["--machine", "bochs-vmx", *arguments, "-o", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=1700)
-    assert done.returncode == 0, done.stderr
+    # 3: two VMs may differ by more than the interval that is asked for.
+    assert done.returncode in {0, 3}, done.stderr
     return done.stdout
 
 
@@ -285,8 +286,8 @@ def test_a_toggle_that_the_guest_owns_costs_its_two_instructions(measured: Path)
 
 
 def test_exits_are_told_by_intels_names(measured: Path) -> None:
-    counts = case(run_of(measured, UNCURED, "legacy"), "long64/cr0_wp").counters
-    assert "CR_ACCESS" in str(counts)
+    toggle = case(run_of(measured, UNCURED, "legacy"), "long64/cr0_wp")
+    assert toggle.exit_reasons["CR_ACCESS"] == pytest.approx(1, abs=0.01)
 
 
 def test_what_bochs_cpu_lacks_is_skipped_with_that_reason(measured: Path) -> None:
