@@ -248,7 +248,7 @@ def test_user_without_permission_is_exit_77() -> None:
     code = (
         f"import os, sys, importlib, pkgutil, kvmharness, kvmharness.cli as c\n"
         f"for m in pkgutil.walk_packages(kvmharness.__path__, 'kvmharness.'):\n"
-        f"    if not {'core_build', '__main__', 'trace-plugin'} & set(m.name.split('.')):\n"
+        f"    if not {{'core_build', '__main__', 'trace-plugin'}} & set(m.name.split('.')):\n"
         f"        importlib.import_module(m.name)\n"
         f"os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid})\n"
         f"sys.argv = ['kvmharness', 'run']; c.main()\n"

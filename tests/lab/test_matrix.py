@@ -74,7 +74,7 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
         return [Result(target, skipped="not here") for target in targets]
 
     monkeypatch.setattr(matrix, "measure", measure)
-    monkeypatch.setattr(resolve, "resolve", lambda name: KERNEL)
+    monkeypatch.setattr(resolve, "resolve", lambda *_: KERNEL)
     return asked
 
 
