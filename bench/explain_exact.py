@@ -19,7 +19,7 @@ from kvmharness.commands import lab
 from kvmharness.errors import HarnessError
 from kvmharness.kernel import debian, resolve, variants
 from kvmharness.lab import machines, matrix, trace
-from kvmharness.lab.matrix import Plan, Result, Target
+from kvmharness.lab.matrix import LabPlan, Result, Target
 from kvmharness.model import suites
 
 WANTED = (
@@ -108,7 +108,7 @@ def main() -> None:
             for first in range(0, len(cases), CASES):
                 print(f"{target.label}: case {first + 1} on", file=sys.stderr, flush=True)
                 some = cases[first : first + CASES]
-                plan = Plan(some, settings, "full", None, None, folder, count=False)
+                plan = LabPlan(some, settings, "full", None, None, folder, count=False)
                 (result,) = matrix.measure([target], plan, 1, lambda _target, _line: None)
                 column |= followed(result)
                 for file in folder.iterdir():

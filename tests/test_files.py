@@ -17,7 +17,7 @@ import pytest
 from kvmharness import files
 from kvmharness.errors import UsageError
 from kvmharness.files import Output
-from kvmharness.lab.matrix import Plan, Result, Target, _keep, check_folder
+from kvmharness.lab.matrix import LabPlan, Result, Target, _keep, check_folder
 from kvmharness.model import runfile
 from tests.support.samples import made_up_run
 
@@ -281,7 +281,7 @@ def in_lab(folder: Path) -> Result:
     target = Target(Kernel("made-up", "6.1", Path("vmlinuz"), None, "6.1"), parse("tdp"), TCG_SVM)
     check_folder(folder, [target])
     result = Result(target, made_up_run())
-    _keep(result, Plan([], {}, None, None, folder), folder)
+    _keep(result, LabPlan([], {}, None, None, folder), folder)
     return result
 
 

@@ -40,7 +40,7 @@ class Side(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class CaseComparison:
     """One case; `found` is None where it is not comparable, `said` the reason or what changed.
 
     `order` sorts cases by how much they matter (model.cases).
@@ -72,7 +72,7 @@ class Comparison:
     boot_allowance: float
     compared: Sequence[str]
     differing: Sequence[str]
-    rows: Sequence[Row]
+    rows: Sequence[CaseComparison]
     left_out: Mapping[str, str]
     cost_alone: Mapping[str, str]
 
@@ -154,7 +154,7 @@ class _Pair:
         self.clock = new.runs[0].clock
         self.threshold = CLOCKS[self.clock].threshold if threshold is None else threshold
         self.boot_allowance = _boot_allowance([*base.runs, *new.runs])
-        self.why_not = differences.why_not(base.runs, new.runs)
+        self.why_not = differences.why_not_comparable(base.runs, new.runs)
 
     def left_out(self) -> dict[str, str]:
         """Return the cases that one side has no figures of, by nobody's fault, and why."""
@@ -172,7 +172,7 @@ class _Pair:
                     reasons[case] = f"skipped in {name}: {ended[1]}"
         return reasons
 
-    def refuse(self, case: str) -> Row | None:
+    def refuse(self, case: str) -> CaseComparison | None:
         """Return the row of a case that cannot be compared, None where it can."""
         old, young = self.old.get(case, []), self.young[case]
         for results, name in ((young, self.new.name), (old, self.base.name)):
@@ -180,13 +180,13 @@ class _Pair:
             if ended:
                 said = f"{ended[0]} in {name}: {ended[1]}"
                 wrong = ended[0] == "incorrect" and results is young
-                return Row(case, "incorrect" if wrong else "not comparable", said)
+                return CaseComparison(case, "incorrect" if wrong else "not comparable", said)
         reason = (
             self.why_not
             or differences.why_not_guest(self.base.runs, self.new.runs, young[0].mode)
             or self._why_not_iterations(old, young)
         )
-        return Row(case, "not comparable", reason) if reason else None
+        return CaseComparison(case, "not comparable", reason) if reason else None
 
     def _why_not_iterations(
         self, old: Sequence[CaseResult], young: Sequence[CaseResult]
@@ -241,13 +241,13 @@ class _Pair:
                     reasons[name] = totals.why_no_total(result)
         return reasons
 
-    def row(self, case: str, cases: int) -> Row:
+    def row(self, case: str, cases: int) -> CaseComparison:
         """Return a case's row; `cases` is how many are compared at once."""
         old, young = self.old[case], self.young[case]
         try:
             found = ratios.ratio(*self._blocks(case), cases)
         except ValueError as error:
-            return Row(case, "not comparable", str(error))
+            return CaseComparison(case, "not comparable", str(error))
         several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
         accounts = causes.account(old), causes.account(young)
         verdict: CaseVerdict = self._verdict(found, several, accounts)
@@ -263,7 +263,9 @@ class _Pair:
             verdict, said = "unclear", disturbed
         if found.ci95 is None:
             said = "a single VM on a side has no interval: use --vms 5 or more"
-        return Row(case, verdict, said, found, accounts, young[0].case.order, climb(young))
+        return CaseComparison(
+            case, verdict, said, found, accounts, young[0].case.order, climb(young)
+        )
 
     def _verdict(
         self, found: ratios.Ratio, several: bool, accounts: tuple[Account, Account]

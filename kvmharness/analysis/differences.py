@@ -196,7 +196,7 @@ def _identity(run: Run) -> Facts:
     return facts
 
 
-def why_not(base: Sequence[Run], new: Sequence[Run]) -> str | None:
+def why_not_comparable(base: Sequence[Run], new: Sequence[Run]) -> str | None:
     """Return why no case of these runs can be compared, None where they can."""
     for name, change in _changes(base, new, _identity).items():
         return f"another {name}: {change}"

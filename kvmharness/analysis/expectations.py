@@ -61,7 +61,7 @@ class Expectation:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Answered:
     """What became of an expectation for one case; `seen` is the figure or the reason."""
 
     answer: Answer
@@ -222,7 +222,7 @@ def _of_case(expected: Expectation, result: CaseResult) -> tuple[Answer, str]:
     return kinds.get(expected.what, _of_counter)(expected, result)
 
 
-def check(expected: Expectation, run: Run) -> list[Outcome]:
+def check(expected: Expectation, run: Run) -> list[Answered]:
     """Hold an expectation against every case of a summarised run that it names.
 
     A cost is decided on its 95 % interval.  Raises UsageError where it names no case, and
@@ -236,7 +236,7 @@ def check(expected: Expectation, run: Run) -> list[Outcome]:
         )
     _, _, said = expected.text.strip().partition(" ")
     outcomes = [
-        Outcome(answer, result.name, " ".join(said.split()), seen)
+        Answered(answer, result.name, " ".join(said.split()), seen)
         for result in run.cases
         if fnmatchcase(result.name, expected.pattern)
         # Nothing is net of itself: a pattern means the others.

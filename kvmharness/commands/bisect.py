@@ -83,7 +83,7 @@ def _report(search: Search, commit: str) -> None:
                 click.echo(f"{word + ':':8}{found.commit[:12]}  {case.name}  {cost}  {case.class_}")
     sides = [compare.side(f.commit[:12], [f.run]) for f in pair]
     click.echo()
-    compare_table.show(compare.compare(sides[0], sides[1]), tables.console())
+    compare_table.show_comparison(compare.compare(sides[0], sides[1]), tables.console())
     click.echo(f"kept: {search.folder}")
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.variants import Variant
     from kvmharness.lab.boot import LabMachine
-    from kvmharness.lab.matrix import Plan, Result
+    from kvmharness.lab.matrix import LabPlan, Result
     from kvmharness.model.cases import Case
     from kvmharness.model.run import Run
 
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
     recipe: Recipe
     variant: Variant
     machine: LabMachine
-    plan: Plan
+    plan: LabPlan
     boots: int
 
 
@@ -52,7 +52,7 @@ def ask(
 
     asked = variants.parse(variant)
     cache.folder()
-    plan = matrix.Plan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
+    plan = matrix.LabPlan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
     return Asked(recipe, asked, kind, plan, boots or CLOCKS[kind.clock].boots)
 
 

@@ -15,7 +15,7 @@ from kvmharness.commands import options
 from kvmharness.text import printable
 
 if TYPE_CHECKING:
-    from kvmharness.analysis.expectations import Answer, Expectation, Outcome
+    from kvmharness.analysis.expectations import Answer, Answered, Expectation
     from kvmharness.commands.booting import Asked
     from kvmharness.kernel.build import Recipe
     from kvmharness.model.run import Run
@@ -67,11 +67,11 @@ def _booted(kernel: str, asked: Asked, bisect: bool) -> list[Run]:
         return runs
 
 
-def _worst(expected: Expectation, runs: list[Run]) -> list[Outcome]:
+def _worst(expected: Expectation, runs: list[Run]) -> list[Answered]:
     """Return what came of an expectation, for each case as in the run that meets it least."""
     from kvmharness.analysis import expectations
 
-    worst: dict[str, Outcome] = {}
+    worst: dict[str, Answered] = {}
     for run in runs:
         for found in expectations.check(expected, run):
             so_far = worst.setdefault(found.case, found)

@@ -153,6 +153,6 @@ def _show(sides: list[Side], share: float | None) -> set[int]:
         comparison = comparing.compare(sides[0], side, share)
         if number:
             out.print()
-        compare_table.show(comparison, out)
+        compare_table.show_comparison(comparison, out)
         codes.add(comparison.exit_code)
     return codes

@@ -100,7 +100,7 @@ def explain(
         matrix.check_folder(output, [])
     wanted = explaining.wanted(kernel, Recipe(config, reuse=reuse), variants, modules)
     found = explaining.explain(wanted, chosen, samples)
-    explain_table.show(found, share / 100, top, tables.console())
+    explain_table.show_explanation(found, share / 100, top, tables.console())
     if output:
         for path in explaining.write(found, output):
             click.echo(f"written: {path}")
@@ -117,7 +117,7 @@ def _sampled(case: Case, top: int) -> None:
     click.echo("sampled by perf, and calls are counted by ftrace.  Use --lab for an exact account.")
     wanted = profile.settings(SECONDS, max(os.sched_getaffinity(0)))
     with fds.System() as system:
-        reason = feasible.why_not(case, feasible.limits(system, host.vendor_module()))
+        reason = feasible.why_infeasible(case, feasible.limits(system, host.vendor_module()))
         if reason:
             raise errors.Unavailable(f"explain {case.name}: {reason}")
         sampled, _ = profile.profile(system, case, wanted)

@@ -84,7 +84,7 @@ def _boot(
         folder = into / str(number)
         folder.mkdir()
         target = matrix.Target(one.kernel, one.variant, machine)
-        plan = matrix.Plan(
+        plan = matrix.LabPlan(
             cases, {plain.clock: settings}, None, one.modules, None, folder, count=False
         )
         with progress.watch([target]) as heard:

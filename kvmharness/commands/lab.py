@@ -14,7 +14,7 @@ from kvmharness.commands import completion
 from kvmharness.commands.options import Number, built, kernels
 
 if TYPE_CHECKING:
-    from kvmharness.lab.matrix import Plan, Result, Target
+    from kvmharness.lab.matrix import LabPlan, Result, Target
     from kvmharness.model.clocks import Clock
     from kvmharness.model.run import Settings
 
@@ -147,12 +147,12 @@ def lab(
     matrix.check_labels(targets)
     if output:
         matrix.check_folder(output, targets)
-    plan = matrix.Plan(chosen, chosen_settings, suite_name, kvm_modules, output)
+    plan = matrix.LabPlan(chosen, chosen_settings, suite_name, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
 
 
-def _measure(targets: list[Target], plan: Plan, jobs: int) -> int:
+def _measure(targets: list[Target], plan: LabPlan, jobs: int) -> int:
     from kvmharness.analysis import exit_codes
     from kvmharness.commands import progress
     from kvmharness.lab import matrix

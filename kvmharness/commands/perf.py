@@ -46,7 +46,7 @@ def perf(case: str, seconds: float, top: int, kvm_stat: bool, output: Path | Non
     wanted = profile.settings(seconds, max(os.sched_getaffinity(0)))
     module = host.vendor_module()
     with fds.System() as system:
-        reason = feasible.why_not(chosen[0], feasible.limits(system, module))
+        reason = feasible.why_infeasible(chosen[0], feasible.limits(system, module))
         if reason:
             raise errors.Unavailable(f"perf {chosen[0].name}: {reason}")
         if kvm_stat:

@@ -12,14 +12,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.lab.matrix import Progress, Target
+from kvmharness.lab.matrix import OnProgress, Target
 
 # What counts on is repeated in a log no sooner.
 EVERY_S = 30.0
 
 
 @contextmanager
-def watch(targets: Sequence[Target]) -> Iterator[Progress]:
+def watch(targets: Sequence[Target]) -> Iterator[OnProgress]:
     """Show what each target does, on stderr, until left."""
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:

@@ -21,4 +21,4 @@ def show(file: Path, plot: bool) -> None:
     record = load.one(file).run
     curves.print_run(record)
     if plot:
-        distributions.show(record, tables.console())
+        distributions.show_samples(record, tables.console())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from kvmharness import errors
 
 if TYPE_CHECKING:
-    from kvmharness.analysis.expectations import Expectation, Outcome
+    from kvmharness.analysis.expectations import Answered, Expectation
     from kvmharness.kernel.bisection import Bisection
     from kvmharness.kernel.resolve import Kernel
     from kvmharness.model.cases import Case
@@ -44,7 +44,7 @@ class Trial:
 
     commit: str
     run: Run
-    outcomes: list[Outcome]
+    outcomes: list[Answered]
 
     @property
     def code(self) -> int:
@@ -141,7 +141,9 @@ class Search:
             machines.choose(self.question.machine),
         )
         target = matrix.Target(self._built(commit), variant, kind)
-        plan = matrix.Plan(self._cases(), {kind.clock: lab.settings(kind.clock)}, None, None, place)
+        plan = matrix.LabPlan(
+            self._cases(), {kind.clock: lab.settings(kind.clock)}, None, None, place
+        )
         with progress.watch([target]) as heard:
             (result,) = matrix.measure([target], plan, 1, heard)
         if result.bug:

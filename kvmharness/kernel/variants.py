@@ -103,7 +103,7 @@ def parse(text: str) -> Variant:
     return Variant("+".join([name, *given]), chosen.paging, chosen.tdp_mmu, words, own)
 
 
-def why_not(wanted: Parameters, found: Parameters) -> str | None:
+def why_not_obeyed(wanted: Parameters, found: Parameters) -> str | None:
     """Compare parameters asked for with what the booted kernel's modules say of themselves.
 
     Returns why the variant is not what runs, None if it is.

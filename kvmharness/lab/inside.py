@@ -21,7 +21,7 @@ from kvmharness.guest import forced_emulation
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm.fds import System
-from kvmharness.lab.job import JOB, OUTCOME, RUN, SYMBOLS, Job, Outcome
+from kvmharness.lab.job import JOB, OUTCOME, RUN, SYMBOLS, Job, JobOutcome
 from kvmharness.lab.wire import Sender
 from kvmharness.measure import host
 from kvmharness.measure.collect import Plan, Step, collect
@@ -140,22 +140,22 @@ def _displace(boot: int) -> bytes:
     return b"x" * ((boot - 1) * DISPLACEMENT)  # written, or it would be promised only
 
 
-def _do(sender: Sender) -> Outcome:
+def _do(sender: Sender) -> JobOutcome:
     job = msgspec.json.decode((JOB_AT / JOB).read_bytes(), type=Job)
     held = _displace(job.boot)
     sender.say("loading KVM")
     for module in job.modules:
         _load(JOB_AT, module)
-    reason = variants.why_not(job.wanted, _parameters())
+    reason = variants.why_not_obeyed(job.wanted, _parameters())
     if reason:
-        return Outcome("skipped", reason)
+        return JobOutcome("skipped", reason)
     _settle()
     _measure(sender, job)
     del held
     if job.symbols:
         sender.say("sending symbols")
         sender.send(SYMBOLS, _functions())
-    return Outcome("done")
+    return JobOutcome("done")
 
 
 def main() -> None:
@@ -166,13 +166,13 @@ def main() -> None:
         sender.send(OUTCOME, msgspec.json.encode(_outcome(sender)))
 
 
-def _outcome(sender: Sender) -> Outcome:
+def _outcome(sender: Sender) -> JobOutcome:
     try:
         return _do(sender)
     except (_Lost, HarnessError, OSError) as error:
-        return Outcome("lost", str(error))
+        return JobOutcome("lost", str(error))
     except Exception as error:
         import traceback  # noqa: PLC0415 - most runs have no use for it
 
         why = f"bug: {type(error).__name__}: {error}; report it with the lines above"
-        return Outcome("bug", why, "".join(traceback.format_exception(error)))
+        return JobOutcome("bug", why, "".join(traceback.format_exception(error)))

@@ -35,7 +35,7 @@ class Job(msgspec.Struct, frozen=True):
     boot: int = 1
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class JobOutcome(msgspec.Struct, frozen=True):
     """How it ended inside; `reason` says why it was skipped or lost, or which bug ended it.
 
     `trace` is where the bug was.

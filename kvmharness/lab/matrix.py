@@ -28,14 +28,14 @@ from kvmharness.lab import capsule, engine, opcodes, trace
 from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
-from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, Outcome
+from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, JobOutcome
 from kvmharness.measure import host
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
 from kvmharness.model.run import L0, Emulator, Lab, Roles, Run, Settings
 
-Progress = Callable[["Target", str], None]
+OnProgress = Callable[["Target", str], None]
 Loaded = tuple[Module, Path]
 # Held while a workshop is in use.
 ALIVE = ".alive"
@@ -44,7 +44,7 @@ SILENT_S = 120.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class LabPlan:
     """What to measure in every kernel, and how; `output` is where run files and logs go.
 
     `settings` are those of each clock that a target's machine has.  `traces` is where what
@@ -146,7 +146,7 @@ def _names(target: Target) -> tuple[str, str]:
     return f"{target.label}.json", f"{target.label}.log"
 
 
-def _lab(target: Target, plan: Plan, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
+def _lab(target: Target, plan: LabPlan, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
     machine = target.machine
     kernel = host.kernel()
     if machine.clock == "insn":
@@ -222,7 +222,7 @@ def _run(left: Left, lab: Lab, kernel: Kernel, folder: Path) -> Run | None:
     return run
 
 
-def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> None:
+def _job(target: Target, plan: LabPlan, loaded: Sequence[Loaded], into: Path) -> None:
     """Write the archive of what to load and what to do."""
     machine = target.machine
     job = Job(
@@ -243,7 +243,7 @@ def _job(target: Target, plan: Plan, loaded: Sequence[Loaded], into: Path) -> No
 
 
 def _boot(
-    target: Target, plan: Plan, loaded: Sequence[Loaded], parts: Sequence[Part], folder: Path
+    target: Target, plan: LabPlan, loaded: Sequence[Loaded], parts: Sequence[Part], folder: Path
 ) -> Boot:
     """Return the boot of a target, its capsule whole.  Raises OSError, UsageError."""
     machine = target.machine
@@ -274,7 +274,9 @@ def _refuse(target: Target) -> None:
         )
 
 
-def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Progress) -> Result:
+def _one(
+    target: Target, plan: LabPlan, folder: Path, runner: Runner, progress: OnProgress
+) -> Result:
     """Boot one target and return what became of it.  Raises LabLost."""
     _refuse(target)
     wanted = target.variant.parameters(target.machine.vendor)
@@ -288,7 +290,7 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
     run = _run(left, lab, target.kernel, folder)
     if left.lost:
         return Result(target, run, lost=left.lost)
-    outcome = msgspec.json.decode(left.files[OUTCOME], type=Outcome)
+    outcome = msgspec.json.decode(left.files[OUTCOME], type=JobOutcome)
     if outcome.state == "skipped":
         return Result(target, skipped=outcome.reason)
     why = f"{target.label}: {outcome.reason}"
@@ -302,7 +304,7 @@ def _one(target: Target, plan: Plan, folder: Path, runner: Runner, progress: Pro
     return Result(target, run, traced=traced)
 
 
-def _keep(result: Result, plan: Plan, folder: Path) -> None:
+def _keep(result: Result, plan: LabPlan, folder: Path) -> None:
     """Copy what the user keeps: the run file and the kernel's log."""
     if plan.output is None:
         return
@@ -316,7 +318,7 @@ def _keep(result: Result, plan: Plan, folder: Path) -> None:
         log_file.write(log.read_bytes())
 
 
-def _rescue(target: Target, plan: Plan, folder: Path) -> Path | None:
+def _rescue(target: Target, plan: LabPlan, folder: Path) -> Path | None:
     """Save the run file as it came out of a lab, where what was to complete it failed."""
     with suppress(OSError, UsageError):
         data = (folder / RUN).read_bytes()
@@ -331,7 +333,7 @@ def _rescue(target: Target, plan: Plan, folder: Path) -> Path | None:
 
 
 def measure(
-    targets: Sequence[Target], plan: Plan, jobs: int, progress: Progress
+    targets: Sequence[Target], plan: LabPlan, jobs: int, progress: OnProgress
 ) -> Iterator[Result]:
     """Measure every target, `jobs` at a time; yield each result as it comes.
 

@@ -114,7 +114,7 @@ def _too_large(case: Case, here: Limits) -> str | None:
     )
 
 
-def why_not(case: Case, here: Limits) -> str | None:
+def why_infeasible(case: Case, here: Limits) -> str | None:
     """Return why a case cannot be measured within `here`, None if it can."""
     checks = (_no_feature, _not_on_pvm, _too_many, _too_large)
     return next((reason for check in checks if (reason := check(case, here))), None)

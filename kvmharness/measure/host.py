@@ -10,7 +10,7 @@ from pathlib import Path
 from kvmharness.kernel import roles
 from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
-from kvmharness.model.run import Cpu, Host, Kernel, Kvm, Roles
+from kvmharness.model.run import Cpu, Host, KernelRecord, Kvm, Roles
 
 SYS = Path("/sys")
 PROC = Path("/proc")
@@ -84,10 +84,10 @@ def parse_cpuinfo(text: str) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def kernel() -> Kernel:
+def kernel() -> KernelRecord:
     """Return the record of the kernel that runs."""
     name = os.uname()
-    return Kernel(name.release, name.version, name.machine, read_text(PROC / "cmdline"))
+    return KernelRecord(name.release, name.version, name.machine, read_text(PROC / "cmdline"))
 
 
 def governor(cpu: int | None = None, root: Path = SYS) -> str | None:

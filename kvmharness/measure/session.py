@@ -16,7 +16,7 @@ from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.errors import GuestError, Infeasible, KvmError, KvmIncorrect
 from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance
-from kvmharness.measure.feasible import limits, why_not
+from kvmharness.measure.feasible import limits, why_infeasible
 from kvmharness.measure.host import vendor_module
 from kvmharness.measure.take import Opener, Taken, open_guest, take
 from kvmharness.model import tracing
@@ -131,7 +131,7 @@ class Session:
                     case.op,
                     dict(case.params),
                     unit=UNITS[clock],
-                    skipped=why_not(case, here),
+                    skipped=why_infeasible(case, here),
                 ),
             )
             for number, case in enumerate(cases)

@@ -182,7 +182,7 @@ class Sampled(NamedTuple):
     ops: int
 
 
-class Kernel(msgspec.Struct):
+class KernelRecord(msgspec.Struct):
     """The kernel that runs the guests.
 
     `config`: its options, of those that the lab asks for and as far as they are set, and what
@@ -226,7 +226,7 @@ class L0(msgspec.Struct):
     """The machine that ran a lab: its kernel, KVM's vendor module if it has one, and its CPU."""
 
     name: str
-    kernel: Kernel
+    kernel: KernelRecord
     kvm_module: str | None
     cpu: Cpu
     hypervisor: str | None
@@ -265,7 +265,7 @@ class Host(msgspec.Struct):
     """Where a run was taken: whoever compares two runs starts here."""
 
     name: str
-    kernel: Kernel
+    kernel: KernelRecord
     kvm: Kvm
     cpu: Cpu
     clocksource: str | None

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis import causes
-from kvmharness.analysis.compare import REGRESSIONS, Comparison, Row
+from kvmharness.analysis.compare import REGRESSIONS, CaseComparison, Comparison
 from kvmharness.analysis.ratios import Ratio
 from kvmharness.model.clocks import UNITS
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
@@ -47,17 +47,17 @@ def _percent(share: float) -> str:
     return f"±{figure(share * 100)} %"
 
 
-def _first_changed(comparison: Comparison) -> Row | None:
+def _first_changed(comparison: Comparison) -> CaseComparison | None:
     """Return the changed case that matters most, and of its like the one that changed most."""
 
-    def place(row: Row) -> tuple[object, ...]:
+    def place(row: CaseComparison) -> tuple[object, ...]:
         return row.order, -abs(math.log(row.found.ratio)) if row.found else 0.0
 
     changed = [row for row in comparison.rows if row.verdict in CHANGED]
     return min(changed, key=place, default=None)
 
 
-def _of_row(comparison: Comparison, row: Row) -> str:
+def _of_row(comparison: Comparison, row: CaseComparison) -> str:
     """Say what has changed at one case, and why."""
     assert row.found
     assert row.accounts
@@ -72,7 +72,7 @@ def _of_row(comparison: Comparison, row: Row) -> str:
     )
 
 
-def _also(comparison: Comparison, row: Row) -> str:
+def _also(comparison: Comparison, row: CaseComparison) -> str:
     """Name the regressions that a headline about something else would hide."""
     if row.verdict in REGRESSIONS:
         return ""
@@ -85,7 +85,7 @@ def _also(comparison: Comparison, row: Row) -> str:
     )
 
 
-def _climb(row: Row) -> str:
+def _climb(row: CaseComparison) -> str:
     if row.climb is None:
         return ""
     return f"; its samples climb within a VM, {figure(row.climb.first)} → {figure(row.climb.last)}"
@@ -130,7 +130,7 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def show(comparison: Comparison, out: Console) -> None:
+def show_comparison(comparison: Comparison, out: Console) -> None:
     """Print a comparison: the sentence, what differs, the table, what to know of it."""
     unit = UNITS[comparison.clock]
     lines = [sentence(comparison)]

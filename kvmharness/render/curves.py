@@ -76,7 +76,7 @@ def _caption(slope: Slope) -> str:
     return text
 
 
-def show(run: Run, out: Console) -> None:
+def show_curves(run: Run, out: Console) -> None:
     """Print every slope of a run: the medians (●), the line through them (·), the slope.
 
     Colours go to a terminal only.
@@ -92,5 +92,5 @@ def show(run: Run, out: Console) -> None:
 def print_run(run: Run) -> None:
     """Print a run whole on stdout: its table, then its curves."""
     out = tables.console()
-    tables.show(run, out)
-    show(run, out)
+    tables.show_run(run, out)
+    show_curves(run, out)

@@ -64,7 +64,7 @@ def _lines(result: CaseResult) -> list[tuple[str, str]]:
     ]
 
 
-def show(run: Run, out: Console) -> None:
+def show_samples(run: Run, out: Console) -> None:
     """Print how the samples of every case that has some are spread."""
     drawn = [(case, _lines(case)) for case in run.cases if case.samples]
     if not drawn:

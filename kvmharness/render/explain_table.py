@@ -133,7 +133,7 @@ def show_difference(explained: File, top: int, out: Console) -> None:
         _difference(explained.difference, names, top, out)
 
 
-def show(explained: File, share: float, top: int, out: Console) -> None:
+def show_explanation(explained: File, share: float, top: int, out: Console) -> None:
     """Print an explanation; `share` cuts the call trees, `top` the tables of functions."""
     show_difference(explained, top, out)
     if explained.difference is not None:

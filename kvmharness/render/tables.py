@@ -223,7 +223,7 @@ def by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{what}: {', '.join(given)}: {reason}" for reason, given in names.items()]
 
 
-def show(run: Run, out: Console) -> None:
+def show_run(run: Run, out: Console) -> None:
     """Print a run: head, table, then a line for everything that went other than planned."""
     for line in head(run):
         out.print(plain(line))

@@ -13,7 +13,7 @@ from kvmharness.analysis import causes, compare
 from kvmharness.analysis.compare import Comparison, side
 from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
-from kvmharness.model.run import L0, Emulator, Kernel, Run
+from kvmharness.model.run import L0, Emulator, KernelRecord, Run
 from kvmharness.render import compare_table, tables
 from tests.support.golden import same_as_golden
 from tests.support.recorded import recorded_run
@@ -35,7 +35,9 @@ SHADOW_6_12 = recorded_run(
 
 def rendered(comparison: Comparison) -> str:
     out = io.StringIO()
-    compare_table.show(comparison, Console(file=out, width=tables.WIDTH, highlight=False))
+    compare_table.show_comparison(
+        comparison, Console(file=out, width=tables.WIDTH, highlight=False)
+    )
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 
@@ -144,7 +146,7 @@ def hosts() -> tuple[Run, Run]:
     """Two runs with every kind of difference between hosts, and every way for a case to end."""
     base, new = made_up_run(), made_up_run()
     new.host.name = "\x1b[31mother[/bold]"
-    new.host.kernel = Kernel("6.4.0", "#2", "x86_64", "quiet mitigations=off kvm.tdp_mmu=Y")
+    new.host.kernel = KernelRecord("6.4.0", "#2", "x86_64", "quiet mitigations=off kvm.tdp_mmu=Y")
     base.host.kernel.cmdline = "quiet"
     base.host.cpu.mitigations = {
         "meltdown": "Not affected",
@@ -278,7 +280,11 @@ def test_another_qemu_or_l0_cpu_counts_as_the_clock_says() -> None:
     base, new = made_up_lab_run(), made_up_lab_run()
     assert new.host.lab is not None
     new.host.lab.l0 = L0(
-        "l0", Kernel("6.19.0", "#1", "x86_64", "quiet"), None, copy.deepcopy(new.host.cpu), None
+        "l0",
+        KernelRecord("6.19.0", "#1", "x86_64", "quiet"),
+        None,
+        copy.deepcopy(new.host.cpu),
+        None,
     )
     new.host.lab.l0.cpu.model = 1
     found = of(base, new)

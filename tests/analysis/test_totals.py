@@ -47,13 +47,15 @@ def compared(base: Run, new: Run) -> compare.Comparison:
     return compare.compare(compare.side("BASE", [base]), compare.side("NEW", [new]))
 
 
-def verdict(comparison: compare.Comparison) -> compare.Row:
+def verdict(comparison: compare.Comparison) -> compare.CaseComparison:
     return next(row for row in comparison.rows if row.case == CASE)
 
 
 def printed(comparison: compare.Comparison) -> str:
     out = io.StringIO()
-    compare_table.show(comparison, Console(file=out, width=tables.WIDTH, highlight=False))
+    compare_table.show_comparison(
+        comparison, Console(file=out, width=tables.WIDTH, highlight=False)
+    )
     return out.getvalue()
 
 
@@ -129,8 +131,8 @@ def test_it_is_shown_drawn_and_exported() -> None:
     run = run_of(4880.0, 40_000.0)
     out = io.StringIO()
     console = Console(file=out, width=tables.WIDTH, highlight=False)
-    tables.show(run, console)
-    distributions.show(run, console)
+    tables.show_run(run, console)
+    distributions.show_samples(run, console)
     assert "40,000 [39,992, 40,009]" in out.getvalue()
     assert "and 40,000 deferred: 44,880 [44,880, 44,880] in all" in out.getvalue()
     assert b",4880.0,40000.0,insn" in csv.export(run, "run")

@@ -19,9 +19,9 @@ from kvmharness.kernel import resolve
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import parse
 from kvmharness.lab import inside, matrix
-from kvmharness.lab.job import OUTCOME, RUN, Outcome
+from kvmharness.lab.job import OUTCOME, RUN, JobOutcome
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import Plan, Result, Target
+from kvmharness.lab.matrix import LabPlan, Result, Target
 from kvmharness.lab.wire import Receiver, Sender
 from kvmharness.model import runfile
 from tests.support.samples import made_up_run
@@ -125,7 +125,7 @@ def targets() -> list[Target]:
 def test_a_bug_in_one_lab_costs_the_others_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one(target: Target, plan: Plan, folder: Path, *_: object) -> Result:
+    def one(target: Target, plan: LabPlan, folder: Path, *_: object) -> Result:
         runfile.write(folder / RUN, made_up_run())
         if target.kernel.label == "bad":
             raise ZeroDivisionError
@@ -135,7 +135,7 @@ def test_a_bug_in_one_lab_costs_the_others_nothing(
     monkeypatch.setattr(matrix, "_one", one)
     monkeypatch.setattr(matrix, "_roles", lambda *_: None)
     monkeypatch.setattr(resolve, "bootable", lambda kernel: None)
-    plan = Plan([], {}, None, None, tmp_path)
+    plan = LabPlan([], {}, None, None, tmp_path)
     bad, good = sorted(
         matrix.measure(targets(), plan, 1, lambda _, line: None), key=lambda r: r.target.label
     )
@@ -157,7 +157,7 @@ def test_a_bug_inside_a_lab_is_told_from_a_kernel_that_died(
     inside.main()
     receiver = Receiver(lambda line: None)
     receiver.feed(port.read_bytes())
-    outcome = msgspec.json.decode(receiver.files[OUTCOME], type=Outcome)
+    outcome = msgspec.json.decode(receiver.files[OUTCOME], type=JobOutcome)
     assert outcome.state == "bug"
     assert "ZeroDivisionError: of a bug" in (outcome.reason or "")
     assert outcome.trace.startswith("Traceback")

@@ -13,7 +13,7 @@ from kvmharness.guest.vm import MAX_SAMPLES, GuestVm
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System
 from kvmharness.kvm.raw import lib
-from kvmharness.measure.feasible import limits, why_not
+from kvmharness.measure.feasible import limits, why_infeasible
 from kvmharness.measure.host import vendor_module
 from kvmharness.model.cases import PAGED, Case, select
 
@@ -53,7 +53,7 @@ VARIANTS = [
 @pytest.mark.parametrize("name", [c.name for c in select(VARIANTS)])
 def test_every_case_measures(system: System, name: str) -> None:
     (case,) = select([name])
-    reason = why_not(case, limits(system, vendor_module()))
+    reason = why_infeasible(case, limits(system, vendor_module()))
     if reason:
         pytest.skip(reason)
     with GuestVm(system, case) as guest:

@@ -41,7 +41,7 @@ def test_an_options_own_parameter_is_the_vendors() -> None:
     assert variant.options == ("mitigations=off",)
     wanted = {"kvm": {}, "kvm_intel": {"ept": "0", "unrestricted_guest": "0"}}
     assert variant.parameters("kvm_intel") == wanted
-    reason = variants.why_not(variant.parameters("kvm_amd"), {"kvm_amd": {"npt": "N"}})
+    reason = variants.why_not_obeyed(variant.parameters("kvm_amd"), {"kvm_amd": {"npt": "N"}})
     assert reason == "kvm_amd has no parameter unrestricted_guest on this kernel"
 
 
@@ -57,14 +57,16 @@ def test_a_kernel_that_obeyed() -> None:
     wanted = variants.parse("legacy").parameters("kvm_amd")
     for no, yes in (("0", "1"), ("N", "Y")):
         found = {"kvm": {"tdp_mmu": no}, "kvm_amd": {"npt": yes, "avic": "N"}}
-        assert variants.why_not(wanted, found) is None
+        assert variants.why_not_obeyed(wanted, found) is None
 
 
 def test_a_kernel_that_did_not() -> None:
     wanted = variants.parse("tdp").parameters("kvm_amd")
     old = {"kvm": {"halt_poll_ns": "0"}, "kvm_amd": {"npt": "1"}}
-    assert variants.why_not(wanted, old) == "kvm has no parameter tdp_mmu on this kernel"
+    assert variants.why_not_obeyed(wanted, old) == "kvm has no parameter tdp_mmu on this kernel"
     # Without two-dimensional paging KVM switches its TDP MMU off by itself.
     without = {"kvm": {"tdp_mmu": "N"}, "kvm_amd": {"npt": "N"}}
-    assert variants.why_not(wanted, without) == ("kvm.tdp_mmu=1 was asked for, the kernel says N")
-    assert variants.why_not(wanted, {}) == "kvm has no parameter tdp_mmu on this kernel"
+    assert variants.why_not_obeyed(wanted, without) == (
+        "kvm.tdp_mmu=1 was asked for, the kernel says N"
+    )
+    assert variants.why_not_obeyed(wanted, {}) == "kvm has no parameter tdp_mmu on this kernel"

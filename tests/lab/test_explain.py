@@ -17,7 +17,7 @@ from kvmharness.kernel.build import AS_USUAL
 from kvmharness.lab import capsule, engine, matrix, trace
 from kvmharness.lab.boot import Boot
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import Plan, Target
+from kvmharness.lab.matrix import LabPlan, Target
 from kvmharness.model.cases import Case
 from kvmharness.model.explanation import Explanation, File
 from kvmharness.model.run import Run
@@ -39,7 +39,7 @@ def plain() -> Run:
     """Measure the same without a trace."""
     need_lab(CURED)
     target = Target(resolve.resolve(newest(CURED)), variants.parse("tdp"), TCG_SVM)
-    plan = Plan([CASE], {"insn": lab.settings("insn")}, None, None, None, count=False)
+    plan = LabPlan([CASE], {"insn": lab.settings("insn")}, None, None, None, count=False)
     (result,) = matrix.measure([target], plan, 1, lambda _target, _line: None)
     assert result.run is not None, result.lost
     return result.run

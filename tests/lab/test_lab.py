@@ -21,7 +21,7 @@ from kvmharness.kernel.variants import Variant
 from kvmharness.lab import engine, matrix, qemu
 from kvmharness.lab.boot import LabMachine
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import Plan, Target
+from kvmharness.lab.matrix import LabPlan, Target
 from kvmharness.model import runfile
 from kvmharness.model.cases import select
 from kvmharness.model.run import CaseResult, Run, Settings
@@ -112,8 +112,8 @@ SETTINGS = Settings(1, 2, 1.0, 20, 0, 1.0, 10.0)
 DEFAULT = variants.parse("default")
 
 
-def plan(output: Path | None = None) -> Plan:
-    return Plan(select(["long64/empty"]), {"insn": SETTINGS}, None, None, output)
+def plan(output: Path | None = None) -> LabPlan:
+    return LabPlan(select(["long64/empty"]), {"insn": SETTINGS}, None, None, output)
 
 
 def measure(
@@ -212,7 +212,7 @@ def test_a_guest_that_hangs_ends_its_case_inside(cured: resolve.Kernel) -> None:
     long = msgspec.structs.replace(SETTINGS, iterations=2**32 - 1, timeout_s=0.05)
     chosen = select(["long64/empty"])
     target = Target(cured, DEFAULT, TCG_SVM)
-    asked = Plan(chosen, {"insn": long}, None, None, None)
+    asked = LabPlan(chosen, {"insn": long}, None, None, None)
     (result,) = matrix.measure([target], asked, 1, lambda _, line: None)
     assert result.run is not None
     assert "rang no doorbell within 0.05 s" in (result.run.cases[0].failed or "")

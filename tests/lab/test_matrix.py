@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.analysis import expectations
-from kvmharness.analysis.expectations import Answer, Outcome
+from kvmharness.analysis.expectations import Answer, Answered
 from kvmharness.commands import booting, check
 from kvmharness.commands.lab import settings
 from kvmharness.errors import UsageError
@@ -18,7 +18,7 @@ from kvmharness.kernel.resolve import Kernel
 from kvmharness.lab import matrix, qemu
 from kvmharness.lab.boot import Boot
 from kvmharness.lab.machines import BOCHS_VMX, TCG_SVM
-from kvmharness.lab.matrix import Plan, Result, Target
+from kvmharness.lab.matrix import LabPlan, Result, Target
 from kvmharness.model.cases import select
 from kvmharness.model.run import Run
 
@@ -69,7 +69,7 @@ def booted(monkeypatch: pytest.MonkeyPatch) -> list[Target]:
     """Have every machine be lost at once; return those that were to boot."""
     asked: list[Target] = []
 
-    def measure(targets: list[Target], plan: Plan, jobs: int, progress: object) -> list[Result]:
+    def measure(targets: list[Target], plan: LabPlan, jobs: int, progress: object) -> list[Result]:
         asked.extend(targets)
         return [Result(target, skipped="not here") for target in targets]
 
@@ -92,8 +92,8 @@ def test_a_comparison_by_instructions_boots_three_times(
 def test_the_boot_that_is_least_as_expected_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     answers: dict[str, Answer] = {"1": "ok", "2": "FAIL", "3": "unclear"}
 
-    def answer(_: object, run: str) -> list[Outcome]:
-        return [Outcome(answers[run], "long64/cr0_wp", "< 1 insn", run)]
+    def answer(_: object, run: str) -> list[Answered]:
+        return [Answered(answers[run], "long64/cr0_wp", "< 1 insn", run)]
 
     monkeypatch.setattr(expectations, "check", answer)
     runs: list[Run] = list(answers)  # type: ignore[arg-type]

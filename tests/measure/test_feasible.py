@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from kvmharness.kvm.fds import System
-from kvmharness.measure.feasible import FEATURES, Limits, available_memory, features, why_not
+from kvmharness.measure.feasible import FEATURES, Limits, available_memory, features, why_infeasible
 from kvmharness.model.cases import Case, select
 
 PLENTY = Limits("kvm_amd", frozenset(FEATURES), 32764, 1024, 8, 64 << 30)
@@ -15,7 +15,7 @@ PLENTY = Limits("kvm_amd", frozenset(FEATURES), 32764, 1024, 8, 64 << 30)
 
 def test_everything_is_feasible_where_there_is_plenty() -> None:
     cases = select(["*", "long64/cr0_wp@la57=1", "*/cr0_wp@pages=4096", "*/cr0_wp@vcpus=8"])
-    assert [why_not(case, PLENTY) for case in cases] == [None] * len(cases)
+    assert [why_infeasible(case, PLENTY) for case in cases] == [None] * len(cases)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_everything_is_feasible_where_there_is_plenty() -> None:
 def test_each_reason(name: str, here: dict[str, object], says: str) -> None:
     (case,) = select([name])
     limits = dataclasses.replace(PLENTY, **here)  # type: ignore[arg-type]
-    assert says in (why_not(case, limits) or "")
+    assert says in (why_infeasible(case, limits) or "")
 
 
 def test_memory_is_read_off_meminfo() -> None:
@@ -47,4 +47,4 @@ def test_features_come_from_kvm(system: System) -> None:
     found = features(system)
     assert found <= set(FEATURES)
     assert "nx" in found or "pge" in found
-    assert why_not(Case("long64", "cr0_wp"), PLENTY) is None
+    assert why_infeasible(Case("long64", "cr0_wp"), PLENTY) is None

@@ -92,7 +92,7 @@ def test_a_hostile_file_is_shown_or_refused(
     except UsageError:
         return
     out = Console(record=True, width=150, file=open("/dev/null", "w"))  # noqa: SIM115
-    explain_table.show(found, 0.0, 5, out)
+    explain_table.show_explanation(found, 0.0, 5, out)
     assert "\x1b" not in out.export_text()
     assert found.difference is not None
     before, after = found.kernels[0], found.kernels[-1]

@@ -39,7 +39,7 @@ def rendered(*slopes: Slope, **options: bool) -> str:
     run = made_up_run()
     run.slopes = list(slopes)
     out = io.StringIO()
-    curves.show(run, Console(file=out, width=tables.WIDTH, highlight=False, **options))  # type: ignore[arg-type]
+    curves.show_curves(run, Console(file=out, width=tables.WIDTH, highlight=False, **options))  # type: ignore[arg-type]
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 

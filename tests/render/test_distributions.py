@@ -14,7 +14,7 @@ from tests.support.samples import made_up_lab_run, made_up_run
 
 def rendered(run: Run) -> str:
     out = io.StringIO()
-    distributions.show(run, Console(file=out, width=tables.WIDTH, highlight=False))
+    distributions.show_samples(run, Console(file=out, width=tables.WIDTH, highlight=False))
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 

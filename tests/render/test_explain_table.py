@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "explain.txt"
 
 def shown() -> str:
     out = io.StringIO()
-    explain_table.show(file(), 0.02, 4, Console(file=out, width=180, highlight=False))
+    explain_table.show_explanation(file(), 0.02, 4, Console(file=out, width=180, highlight=False))
     return "".join(f"{line.rstrip()}\n" for line in out.getvalue().splitlines())
 
 

@@ -150,9 +150,9 @@ def test_any_value_anywhere(tmp_path: Path, text: str) -> None:
     with contextlib.suppress(UsageError):  # anything else fails the test
         run = runfile.read(file)
         summarise(run)
-        tables.show(run, out)
-        curves.show(run, out)
-        distributions.show(run, out)
+        tables.show_run(run, out)
+        curves.show_curves(run, out)
+        distributions.show_samples(run, out)
 
 
 def written_or_refused(write: Callable[[], bytes]) -> bytes | None:
@@ -210,7 +210,7 @@ def test_any_value_anywhere_is_compared_and_checked_or_refused(tmp_path: Path, t
         summarise(run)
         odd = compare.side("odd", [run])
         for base, new in ((good_side, odd), (odd, good_side), (odd, odd)):
-            compare_table.show(compare.compare(base, new), out)
+            compare_table.show_comparison(compare.compare(base, new), out)
         for expected in EXPECTED:
             for outcome in expectations.check(expected, run):
                 out.print(tables.plain(outcome.seen))

@@ -17,7 +17,7 @@ from tests.support.samples import made_up_lab_run, made_up_run
 
 def rendered(run: object) -> str:
     out = io.StringIO()
-    tables.show(run, Console(file=out, width=tables.WIDTH, highlight=False))  # type: ignore[arg-type]
+    tables.show_run(run, Console(file=out, width=tables.WIDTH, highlight=False))  # type: ignore[arg-type]
     return "".join(line.rstrip() + "\n" for line in out.getvalue().splitlines())
 
 

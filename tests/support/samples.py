@@ -13,7 +13,7 @@ from kvmharness.model.run import (
     Emulator,
     Finding,
     Host,
-    Kernel,
+    KernelRecord,
     Kvm,
     Lab,
     Run,
@@ -55,7 +55,7 @@ def made_up_run() -> Run:
         tool=Tool("0", {"long64": "00"}),
         host=Host(
             name="host<script>",
-            kernel=Kernel("6.1.0", "#1", "x86_64", None),
+            kernel=KernelRecord("6.1.0", "#1", "x86_64", None),
             kvm=Kvm(
                 12,
                 "kvm_amd",
@@ -80,7 +80,7 @@ def made_up_lab_run() -> Run:
     """Return the same run as if the kernel had been booted in a lab that counts instructions."""
     run = made_up_run()
     cpu = run.host.cpu
-    l0 = L0("l0", Kernel("6.18.0", "#1", "x86_64", "quiet"), None, cpu, None)
+    l0 = L0("l0", KernelRecord("6.18.0", "#1", "x86_64", "quiet"), None, cpu, None)
     run.host.lab = Lab(
         "tcg-svm",
         "tdp",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kvmharness.model.run import Run
 from kvmharness.render import tables
-from kvmharness.render.export.outcome import Outcome, figures, outcome
+from kvmharness.render.export.outcome import TestOutcome, figures, outcome
 from kvmharness.text import printable
 
 
@@ -20,7 +20,7 @@ def export(run: Run, name: str) -> bytes:
     return "\n".join(lines).encode() + b"\n"
 
 
-def _result_line(number: int, description: str, end: Outcome) -> str:
+def _result_line(number: int, description: str, end: TestOutcome) -> str:
     test = f"{number} {description}".rstrip()
     if end.kind == "passed":
         return f"ok {test}"

@@ -9,24 +9,24 @@ from kvmharness.render import tables
 from kvmharness.text import printable
 
 
-class Outcome(NamedTuple):
+class TestOutcome(NamedTuple):
     """`incorrect` is KVM's fault, `failed` a guest that was lost; `reason` empty if passed."""
 
     kind: Literal["passed", "incorrect", "failed", "skipped"]
     reason: str
 
 
-def outcome(result: CaseResult) -> Outcome:
+def outcome(result: CaseResult) -> TestOutcome:
     """Return how a case ended."""
     if result.incorrect is not None:
-        return Outcome("incorrect", printable(result.incorrect))
+        return TestOutcome("incorrect", printable(result.incorrect))
     if result.failed is not None:
-        return Outcome("failed", printable(result.failed))
+        return TestOutcome("failed", printable(result.failed))
     if result.skipped is not None:
-        return Outcome("skipped", printable(result.skipped))
+        return TestOutcome("skipped", printable(result.skipped))
     if not result.samples:
-        return Outcome("skipped", "not measured: the run was cut short")
-    return Outcome("passed", "")
+        return TestOutcome("skipped", "not measured: the run was cut short")
+    return TestOutcome("passed", "")
 
 
 def figures(run: Run, result: CaseResult) -> list[str]:

@@ -26,7 +26,7 @@ MOST_OF_A_NAME, MOST_IN_A_LEGEND = 30, 24
 MOST_TICKS = 8
 
 
-class Ratio(NamedTuple):
+class RatioFigure(NamedTuple):
     """A case's cost as a multiple of the base's; `text` says it with its interval."""
 
     case: str
@@ -43,7 +43,7 @@ class Curve(NamedTuple):
     slope: Slope
 
 
-class Row(NamedTuple):
+class RatioRow(NamedTuple):
     """A run's samples of a case: the run's number and label."""
 
     number: int
@@ -91,7 +91,7 @@ def _in_all(result: CaseResult) -> Interval | None:
 
 
 @rc_context(STYLE)
-def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Markup:
+def distributions(rows: Sequence[RatioRow], axis: str, title: str, name: str) -> Markup:
     """Draw a case's samples in each run: dots in a line a VM, quartiles as a box, the median.
 
     `rows` have samples; `axis` says what a sample is.  Where an op defers work, an arrow leads
@@ -132,7 +132,7 @@ def distributions(rows: Sequence[Row], axis: str, title: str, name: str) -> Mark
 
 
 @rc_context(STYLE)
-def forest(rows: Sequence[Ratio], number: int, axis: str, title: str, name: str) -> Markup:
+def forest(rows: Sequence[RatioFigure], number: int, axis: str, title: str, name: str) -> Markup:
     """Draw a ratio a case with its interval, beside the line of what is the same."""
     drawn, axes = _rows(len(rows), 32)
     shown = [value for row in rows for value in (row.ratio, *(row.ci95 or ()))]

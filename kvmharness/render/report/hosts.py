@@ -11,7 +11,7 @@ from kvmharness.model.run import Run
 from kvmharness.text import printable
 
 
-class Row(NamedTuple):
+class RecordField(NamedTuple):
     """A field of the record, by its key in the file, and its text in each run."""
 
     key: str
@@ -40,12 +40,12 @@ def _leaves(node: Any, key: str = "") -> dict[str, str]:
     return found
 
 
-def rows(runs: Sequence[Run]) -> list[Row]:
+def rows(runs: Sequence[Run]) -> list[RecordField]:
     """Return a row a field, in the records' order, those that differ first."""
     records = [
         _leaves(msgspec.to_builtins({"host": r.host, "tool": r.tool, "settings": r.settings}))
         for r in runs
     ]
     keys = dict.fromkeys(key for record in records for key in record)
-    found = [Row(key, [record.get(key, "-") for record in records]) for key in keys]
+    found = [RecordField(key, [record.get(key, "-") for record in records]) for key in keys]
     return sorted(found, key=lambda row: not row.differs)

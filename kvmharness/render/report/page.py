@@ -18,7 +18,7 @@ from kvmharness.model.explanation import File
 from kvmharness.model.run import CaseResult, Run, Slope
 from kvmharness.render import compare_table, tables
 from kvmharness.render.report import explained, figures, hosts
-from kvmharness.render.report.figures import Curve, Ratio
+from kvmharness.render.report.figures import Curve, RatioFigure
 from kvmharness.text import printable
 
 # A letter each; nobody reads a table of more.
@@ -47,14 +47,14 @@ class Entry(NamedTuple):
 class Judged(NamedTuple):
     """A case in both runs: its ratio, both costs, the verdict, and what KVM did."""
 
-    ratio: Ratio
+    ratio: RatioFigure
     before: float
     after: float
     verdict: str
     said: str
 
 
-class Comparison(NamedTuple):
+class ComparisonView(NamedTuple):
     """A run against the base: the sentence, a row a case, and what could not be compared."""
 
     entry: Entry
@@ -85,13 +85,13 @@ def _axis(unit: str, run: Run) -> str:
     return f"{unit}/op: instructions, not nanoseconds" if run.clock == "insn" else f"{unit}/op"
 
 
-def _comparison(base: Entry, new: Entry) -> Comparison:
+def _comparison(base: Entry, new: Entry) -> ComparisonView:
     found = compare.compare(
         compare.side(base.letter, [base.run]), compare.side(new.letter, [new.run])
     )
     rows = [
         Judged(
-            Ratio(
+            RatioFigure(
                 printable(row.case),
                 row.found.ratio,
                 row.found.ci95,
@@ -114,14 +114,14 @@ def _comparison(base: Entry, new: Entry) -> Comparison:
     others = [printable(f"{_named(names)}: {reason}.") for reason, names in reasons.items()]
     sentence = printable(compare_table.sentence(found))
     if not rows:
-        return Comparison(new, sentence, None, rows, others)
+        return ComparisonView(new, sentence, None, rows, others)
     axis = f"cost in {new.letter} as a multiple of {base.letter}'s"
     if new.run.clock == "insn":
         axis += f" ({tables.INSTRUCTIONS_BRIEFLY.partition(',')[0]})"
     title = f"Ratio of {new.label} to {base.label}, a row a case, with 95 % intervals"
     ratios = [row.ratio for row in rows]
     drawn = figures.forest(ratios, new.number, axis, title, f"ratio-{new.letter}")
-    return Comparison(new, sentence, drawn, rows, others)
+    return ComparisonView(new, sentence, drawn, rows, others)
 
 
 def _named(names: Sequence[str]) -> str:
@@ -164,7 +164,7 @@ def _counters(rows: Sequence[tuple[Entry, CaseResult]]) -> list[tuple[str, list[
 def _case(entries: Sequence[Entry], name: str, number: int) -> CaseSection:
     found = [(entry, entry.find(name)) for entry in entries]
     rows = [(entry, result) for entry, result in found if result is not None]
-    drawn = [figures.Row(e.number, e.label, result) for e, result in rows if result.per_op]
+    drawn = [figures.RatioRow(e.number, e.label, result) for e, result in rows if result.per_op]
     if not drawn:
         return CaseSection(printable(name), None, rows, _counters(rows))
     title = f"Samples of {printable(name)} in each run, grouped by VM"
