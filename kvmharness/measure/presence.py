@@ -5,8 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,8 @@ from kvmharness import cache
 LOCKS = Path("/run/lock")
 PREFIX = "run-"
 NO_CPU = "none"
+# How often and how long to wait for a run that is choosing, which takes milliseconds.
+TRIES, PAUSE_S = 50, 0.02
 
 
 def folder() -> Path:
@@ -24,6 +27,25 @@ def folder() -> Path:
         shared.mkdir()
         shared.chmod(0o1777)  # whatever the umask
     return shared if os.access(shared, os.W_OK) else cache.folder("runs")
+
+
+@contextmanager
+def _choosing(folder: Path) -> Iterator[None]:
+    """Let runs choose one after the other, whoever's they are; the folder itself is the lock.
+
+    A file in it would be somebody's, and none of another user's.  Who holds the lock for long
+    is no run of ours: it is not waited for.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        for _ in range(TRIES):
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(PAUSE_S)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _is_alive(descriptor: int) -> bool:
@@ -46,7 +68,7 @@ class Presence:
         self, cpu: int | None, cpus: Iterable[int] = (), marks: Path | None = None
     ) -> None:
         self._folder = marks or folder()
-        with cache.locked(self._folder / "choosing"):
+        with _choosing(self._folder):
             taken = self.others()
             free = [one for one in sorted(cpus, reverse=True) if one not in taken]
             self.cpu = free[0] if free else cpu
