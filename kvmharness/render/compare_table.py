@@ -64,7 +64,7 @@ def _of_row(comparison: Comparison, row: CaseComparison) -> str:
     if row.verdict in ("faster", "slower"):
         factor = max(row.found.ratio, 1 / row.found.ratio)
         why = causes.cause(*row.accounts, row.verdict)
-        return f"{comparison.new} is {factor:.4g}x {row.verdict} at {row.case}{why}"
+        return f"{comparison.new} is {figure(factor)}x {row.verdict} at {row.case}{why}"
     base, new = row.accounts
     return (
         f"the class is {row.verdict} in {comparison.new} at {row.case} ({base.class_} → "

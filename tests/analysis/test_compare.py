@@ -119,6 +119,11 @@ def test_a_class_that_may_be_as_good_is_no_regression(before: str, after: str) -
     assert set(verdicts(found).values()) == {"same"}
 
 
+def test_a_large_factor_is_said_in_plain_digits() -> None:
+    said = compare_table.sentence(of(scaled(TDP_6_1, 36203), TDP_6_1))
+    assert said.startswith("NEW is 36,203x faster at long64/cr0_wp")
+
+
 def test_the_headline_is_of_the_case_that_matters_not_of_the_largest_ratio() -> None:
     base, new = copy.deepcopy(TDP_6_1), copy.deepcopy(TDP_6_1)
     for case in new.cases:
