@@ -128,3 +128,7 @@ class KvmIncorrect(HarnessError):
 
 class GuestTimeout(GuestError):
     """The watchdog ended a guest that rang no doorbell in time."""
+
+
+class KernelPanic(GuestError):
+    """A Linux kernel that is a guest said that it cannot go on."""

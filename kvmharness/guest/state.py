@@ -113,6 +113,13 @@ def forget_undefined(case: Case, memory: mmap) -> None:
     _write(memory, lib.GUEST_IDT + lib.VECTOR_UD * size, bytes(size))
 
 
+def set_flat(sregs: Any, *, wide: bool = False) -> None:
+    """Set segments that span all memory, the code's of 32 bits or, `wide`, of 64."""
+    _segment(sregs.cs, SEGMENT_CODE, lib.GUEST_CS, long_code=wide)
+    for name in ("ds", "es", "fs", "gs", "ss"):
+        _segment(getattr(sregs, name), SEGMENT_DATA, lib.GUEST_DS)
+
+
 def set_mode(sregs: Any, case: Case, roots: paging.Roots | None) -> None:
     """Set the case's CPU mode in `sregs`, the `struct kvm_sregs *` of a reset vCPU."""
     wide = case.mode == "long64"
@@ -120,9 +127,7 @@ def set_mode(sregs: Any, case: Case, roots: paging.Roots | None) -> None:
     if case.mode == "real16":
         sregs.cs.base = sregs.cs.selector = 0
         return
-    _segment(sregs.cs, SEGMENT_CODE, lib.GUEST_CS, long_code=wide)
-    for name in ("ds", "es", "fs", "gs", "ss"):
-        _segment(getattr(sregs, name), SEGMENT_DATA, lib.GUEST_DS)
+    set_flat(sregs, wide=wide)
     sregs.gdt.base, sregs.gdt.limit = lib.GUEST_GDT, 3 * 8 - 1
     sregs.idt.base, sregs.idt.limit = lib.GUEST_IDT, (lib.VECTOR_PF + 1) * (16 if wide else 8) - 1
     if roots:

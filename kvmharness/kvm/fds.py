@@ -19,6 +19,8 @@ from kvmharness.kvm.raw import ffi, lib
 
 DEVICE = "/dev/kvm"
 HUGE_PAGE = 0x200000
+# The PIT answers for port 0x61 too, whose other bits nobody asks for.
+_PIT_FLAGS = int(lib.KVM_PIT_SPEAKER_DUMMY)
 
 _OPEN_HINTS = {
     errno.ENOENT: "load kvm_intel or kvm_amd (modprobe), or switch on virtualisation in the "
@@ -138,6 +140,11 @@ def _check_huge(base: int, size: int) -> None:
         )
 
 
+def huge_begin(memory: mmap.mmap) -> int:
+    """Return where in a mapping the first huge page begins: there lies what `huge` maps."""
+    return -int(ffi.cast("uintptr_t", ffi.from_buffer(memory))) % HUGE_PAGE
+
+
 def _map_memory(size: int, *, huge: bool) -> mmap.mmap:
     """Map zeroed private memory; with `huge` 2 MiB more, so that it can be aligned."""
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
@@ -176,6 +183,15 @@ class Vm(_WithStats):
         """Create the in-kernel PIC, IOAPIC and local APICs."""
         raw.ioctl(self.fd, "KVM_CREATE_IRQCHIP")
 
+    def create_pit2(self) -> None:
+        """Create the in-kernel PIT, port 0x61 with it; it needs the irqchip."""
+        raw.ioctl(self.fd, "KVM_CREATE_PIT2", raw.new("struct kvm_pit_config *", [_PIT_FLAGS]))
+
+    def irq_line(self, irq: int, level: bool) -> None:
+        """Set the level of an interrupt line of the in-kernel PIC and IOAPIC."""
+        line = raw.new("struct kvm_irq_level *", [irq, int(level)])
+        raw.ioctl(self.fd, "KVM_IRQ_LINE", line)
+
     def set_user_memory_region(
         self, slot: int, address: int, size: int, *, huge: bool = False, populate: bool = False
     ) -> mmap.mmap:
@@ -189,7 +205,7 @@ class Vm(_WithStats):
         """
         memory = _map_memory(size, huge=huge)
         base = int(ffi.cast("uintptr_t", ffi.from_buffer(memory)))
-        begin = -base % HUGE_PAGE if huge else 0
+        begin = huge_begin(memory) if huge else 0
         base += begin
         if populate:
             for at in range(begin, begin + size, HUGE_PAGE if huge else mmap.PAGESIZE):
@@ -254,6 +270,10 @@ class Vcpu(_WithStats):
     def set_mp_state(self, mp_state: int) -> None:
         """Set KVM_MP_STATE_*."""
         raw.ioctl(self.fd, "KVM_SET_MP_STATE", raw.new("struct kvm_mp_state *", [mp_state]))
+
+    def answer(self, data: bytes) -> None:
+        """Give what the port read that ended the last run() reads; the next one delivers it."""
+        raw.answer(self.kvm_run, data)
 
     def get_tsc_khz(self) -> int | None:
         """Return the guest's TSC frequency in kHz, None where KVM cannot tell it.

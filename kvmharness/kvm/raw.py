@@ -16,7 +16,18 @@ from ioctl_opt import IO, IOC, IOC_READ, IOC_WRITE
 from kvmharness.errors import KvmError
 from kvmharness.kvm._core import ffi, lib
 
-__all__ = ["CPUID_ENTRIES", "REQUESTS", "cpuid", "ffi", "ioctl", "lib", "new", "run", "trace_next"]
+__all__ = [
+    "CPUID_ENTRIES",
+    "REQUESTS",
+    "answer",
+    "cpuid",
+    "ffi",
+    "ioctl",
+    "lib",
+    "new",
+    "run",
+    "trace_next",
+]
 
 NONE = 0
 # Room for KVM_GET_SUPPORTED_CPUID's answer: QEMU starts at 100, real hosts give about 60.
@@ -34,6 +45,8 @@ _SHAPES: Final[dict[str, tuple[int, int, str | None]]] = {
     "KVM_SET_TSS_ADDR": (NONE, 0x47, None),
     "KVM_SET_IDENTITY_MAP_ADDR": (IOC_WRITE, 0x48, "uint64_t"),
     "KVM_CREATE_IRQCHIP": (NONE, 0x60, None),
+    "KVM_IRQ_LINE": (IOC_WRITE, 0x61, "struct kvm_irq_level"),
+    "KVM_CREATE_PIT2": (IOC_WRITE, 0x77, "struct kvm_pit_config"),
     "KVM_RUN": (NONE, 0x80, None),
     "KVM_GET_REGS": (IOC_READ, 0x81, "struct kvm_regs"),
     "KVM_SET_REGS": (IOC_WRITE, 0x82, "struct kvm_regs"),
@@ -87,6 +100,13 @@ def run(fd: int, kvm_run: Any, timeout_ns: int, preempted: Any) -> int:
     """
     error: int = lib.kvmh_run(fd, kvm_run, timeout_ns, preempted)
     return -error
+
+
+def answer(kvm_run: Any, data: bytes) -> None:
+    """Write what an IN reads to where KVM_EXIT_IO said that it is expected."""
+    at = ffi.cast("uint8_t *", kvm_run) + kvm_run.io.data_offset
+    size = kvm_run.io.size * kvm_run.io.count
+    ffi.memmove(at, data[:size], min(size, len(data)))
 
 
 def cpuid(leaf: int) -> tuple[int, int, int, int]:

@@ -22,6 +22,8 @@ ABI_SIZES = {
     "struct kvm_cpuid_entry2": 40,
     "struct kvm_cpuid2": 8,
     "struct kvm_mp_state": 4,
+    "struct kvm_irq_level": 8,
+    "struct kvm_pit_config": 64,
     "struct kvm_stats_header": 24,
     "struct kvm_stats_desc": 16,
 }
