@@ -9,6 +9,8 @@ from __future__ import annotations
 from contextlib import ExitStack, closing
 
 from kvmharness.counters import events, perf, trust
+from kvmharness.counters.below import ABSENT as NONE_BELOW
+from kvmharness.counters.below import EVENTS, REASONS, Below
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.perf import PerfError, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, WORK_ITEMS, ExitReasons, WorkItems
@@ -24,6 +26,9 @@ from kvmharness.model.counters import KVM_PREFIX, of
 from kvmharness.model.run import DEFERRED, PROOF_PREFIX, CaseResult, Settings, per_op
 
 SAMPLES = 2
+# What the level below counts, and over how many samples: more, as what this level itself does
+# between the marks is divided by all their ops; few where each exit is a line of text.
+BELOW = {EVENTS: 10, REASONS: 1}
 # Of what is queued to kworkers, the functions are told apart.
 QUEUED = "workqueue:workqueue_queue_work"
 # Whose life every probe is tried on: it is given a paging mode, and proves W^X.
@@ -31,19 +36,28 @@ THROWN_AWAY = Case("long64", "empty")
 # Why nothing was counted, beside the reasons for single counters.
 PERF = "perf"
 # Keys of `absent` that are no counters.
-NO_COUNTERS = frozenset({PERF, EXIT_REASONS, WORK_ITEMS, f"{KVM_PREFIX}*", DEFERRED})
+NO_COUNTERS = frozenset({PERF, EXIT_REASONS, WORK_ITEMS, f"{KVM_PREFIX}*", DEFERRED, NONE_BELOW})
 
 
 class Counting:
     """What can be counted on this kernel; probes stand until it is closed.
 
-    `absent` names what no case will have, with the reason.
+    `absent` names what no case will have, with the reason.  With `below` the level below, a
+    monitor of the lab's own, is asked what it counts.
     """
 
-    def __init__(self, system: System, settings: Settings, opener: Opener = open_guest) -> None:
+    def __init__(
+        self,
+        system: System,
+        settings: Settings,
+        opener: Opener = open_guest,
+        *,
+        below: bool = False,
+    ) -> None:
         self._system = system
         self._settings = settings
         self._opener = opener
+        self._below = below
         self._stack = ExitStack()
         self._instance: Instance | None = None
         self._passes: list[list[perf.Event]] = []
@@ -113,6 +127,10 @@ class Counting:
         """Add to `result` what one op costs in events, functions and exits by reason."""
         result.absent.update(self.absent)
         try:
+            for kind, samples in BELOW.items() if self._below else ():
+                taken = self._take(case, result.iterations or 1, samples, Below(kind))
+                result.counters.update(per_op(taken.counts, taken.ops))
+                result.absent.update(taken.absent)
             for number, wanted in enumerate(self._passes):
                 taken = self._take(case, result.iterations or 1, SAMPLES, PerfStat(wanted))
                 result.counters.update(self._net(case, taken, number))

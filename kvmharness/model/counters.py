@@ -55,6 +55,9 @@ NO = 0.1
 KVM_PREFIX = "kvm."
 KPROBE_PREFIX = "probe:"
 OPCODE_PREFIX = "opcode."
+# What the level below counted, and its exits by reason.
+BELOW = "l0."
+BELOW_EXIT = f"{BELOW}exit:"
 
 _PAGES = "kvmmmu:kvm_mmu_get_page"
 

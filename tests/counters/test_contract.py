@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvmharness.counters.below import EVENTS, Below
 from kvmharness.counters.calls import Calls
 from kvmharness.counters.kvmstats import KvmStats
 from kvmharness.counters.perf import Event, PerfStat
@@ -80,6 +81,7 @@ UNABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf that is not there": lambda _: PerfStat(TASK_CLOCK, NOT_HERE),
     "tracefs that is not there": blind_reasons,
     "calls without tracefs": blind_calls,
+    "ports that are not there": lambda _: Below(EVENTS, Path("/nowhere/port")),
 }
 
 
