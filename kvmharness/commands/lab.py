@@ -52,6 +52,18 @@ def settings(
     help="default, tdp, legacy (kvm.tdp_mmu=1 or 0) or shadow (npt=0, ept=0); may be repeated.",
 )
 @click.option(
+    "--nested",
+    metavar="KERNEL",
+    help="Boot this kernel inside each of the others, and measure its guest: two levels.",
+)
+@click.option(
+    "--nested-variant",
+    "nested_variants",
+    multiple=True,
+    metavar="NAME[+OPTION]",
+    help="The variant of --nested; may be repeated.",
+)
+@click.option(
     "--case",
     "patterns",
     multiple=True,
@@ -105,6 +117,8 @@ def settings(
 def lab(
     kernel: tuple[str, ...],
     variants: tuple[str, ...],
+    nested: str | None,
+    nested_variants: tuple[str, ...],
     patterns: tuple[str, ...],
     suite_name: str | None,
     output: Path | None,
@@ -143,7 +157,15 @@ def lab(
         for kind in kinds
     }
     wanted = [known.parse(text) for text in variants or ("default",)]
-    targets = matrix.targets(kernels(kernel, Recipe(config, reuse=reuse)), wanted, kinds, boots)
+    recipe = Recipe(config, reuse=reuse)
+    if nested_variants and nested is None:
+        raise errors.UsageError("--nested-variant: name the kernel too; add --nested KERNEL")
+    inner: list[matrix.Inner | None] = [None]
+    if nested is not None:
+        (inside,) = kernels([nested], recipe)
+        of_inner = [known.parse(text) for text in nested_variants or ("default",)]
+        inner = [matrix.Inner(inside, variant) for variant in of_inner]
+    targets = matrix.targets(kernels(kernel, recipe), wanted, kinds, boots, inner)
     matrix.check_labels(targets)
     if output:
         matrix.check_folder(output, targets)

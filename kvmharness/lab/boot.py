@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from kvmharness.guest.linux import OPTIONS as OPTIONS_OF_MONITOR
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.lab import cpio
 from kvmharness.model.clocks import Clock
@@ -58,10 +59,28 @@ class Emulator(Protocol):
 
 
 @dataclass(frozen=True)
+class Monitor:
+    """The monitor of our own (guest.linux), which boots a kernel inside the booted one.
+
+    `options` are words for every kernel, `extra` those that the machine around it needs.  Warnings
+    are shown, and no more: each character is two exits.
+    """
+
+    name: str = "kvmharness"
+    memory_mib: int = 384
+    options: tuple[str, ...] = (*OPTIONS_OF_MONITOR, "loglevel=5")
+    extra: tuple[str, ...] = ()
+
+    def command_line(self, options: Sequence[str]) -> str:
+        """Return the inner kernel's command line."""
+        return " ".join([*OPTIONS, *self.options, *self.extra, *options])
+
+
+@dataclass(frozen=True)
 class LabMachine:
     """A machine to boot a kernel in: its emulator, CPU model, vendor module and clock.
 
-    `inner` is the machine that is run inside it, where there are two levels.
+    `inner` is the monitor that can boot another kernel inside it, None where none was tried.
     """
 
     name: str
@@ -69,7 +88,7 @@ class LabMachine:
     cpu: str
     vendor: str
     clock: Clock
-    inner: LabMachine | None = None
+    inner: Monitor | None = None
 
 
 @dataclass(frozen=True)

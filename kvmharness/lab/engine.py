@@ -39,11 +39,11 @@ class Left:
     lost: LabLost | None = None
 
 
-def said_last(folder: Path) -> str:
+def said_last(folder: Path, log: str = CONSOLE) -> str:
     """Return what explains an end: a panic's first lines, else the last that the kernel said."""
     text = ""
     with suppress(OSError):
-        text = (folder / CONSOLE).read_text(errors="replace")
+        text = (folder / log).read_text(errors="replace")
     lines = [line for line in map(str.strip, text.splitlines()) if line]
     fatal = next((n for n, line in enumerate(lines) if FATAL.search(line)), None)
     shown = lines[-SHOWN_LINES:] if fatal is None else lines[fatal : fatal + SHOWN_LINES]

@@ -21,6 +21,7 @@ from kvmharness.guest import forced_emulation
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm.fds import System
+from kvmharness.lab import nested
 from kvmharness.lab.job import JOB, OUTCOME, RUN, SYMBOLS, Job, JobOutcome
 from kvmharness.lab.wire import Sender
 from kvmharness.measure import host
@@ -123,6 +124,7 @@ def _measure(sender: Sender, job: Job) -> None:
         job.roles,
         warm_up=True,
         count=bool(job.count),
+        below=job.below,
     )
     reporter = _Reporter(sender)
     with System() as system:
@@ -150,6 +152,9 @@ def _do(sender: Sender) -> JobOutcome:
     if reason:
         return JobOutcome("skipped", reason)
     _settle()
+    if job.inner:
+        with System() as system:
+            return nested.run(system, job.inner, job.roles, JOB_AT, sender)
     _measure(sender, job)
     del held
     if job.symbols:

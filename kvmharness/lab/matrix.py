@@ -17,23 +17,26 @@ from typing import Self
 
 import msgspec
 
-from kvmharness import cache, files
+from kvmharness import __version__, cache, files
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
 from kvmharness.kernel import config, image, kconfig, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
-from kvmharness.lab import capsule, engine, opcodes, trace
+from kvmharness.lab import capsule, engine, opcodes, trace, vmm
 from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
-from kvmharness.lab.job import JOB, OUTCOME, RUN, Job, JobOutcome
+from kvmharness.lab.job import CONSOLE as INNER_CONSOLE
+from kvmharness.lab.job import HOST, INNER, JOB, OUTCOME, RUN, Job, JobOutcome
+from kvmharness.lab.job import Inner as InnerJob
+from kvmharness.lab.nested import LEVEL
 from kvmharness.measure import host
 from kvmharness.model import runfile
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
-from kvmharness.model.run import L0, Emulator, Lab, Roles, Run, Settings
+from kvmharness.model.run import L0, Emulator, Host, Lab, Roles, Run, Settings
 
 OnProgress = Callable[["Target", str], None]
 Loaded = tuple[Module, Path]
@@ -41,6 +44,9 @@ Loaded = tuple[Module, Path]
 ALIVE = ".alive"
 # No sign of life for so long is a hang, however short the time limit inside.
 SILENT_S = 120.0
+# The same inside, by the clock there: longer than a kernel takes to boot.
+SILENT_INSIDE_S = 10.0
+INNER_LOG = "inner.log"
 
 
 @dataclass(frozen=True)
@@ -48,7 +54,8 @@ class LabPlan:
     """What to measure in every kernel, and how; `output` is where run files and logs go.
 
     `settings` are those of each clock that a target's machine has.  `traces` is where what
-    tracing machines recorded is kept; `count` asks for the counting passes.
+    tracing machines recorded is kept; `count` asks for the counting passes.  Without `perf` only KVM's
+    own statistics are, and exits by reason.
     """
 
     cases: Sequence[Case]
@@ -58,22 +65,53 @@ class LabPlan:
     output: Path | None
     traces: Path | None = None
     count: bool = True
+    perf: bool = True
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A kernel in a variant that is booted inside another one."""
+
+    kernel: Kernel
+    variant: Variant
+
+    @property
+    def label(self) -> str:
+        """A name fit for files, e.g. 5.10.0-30-amd64-tdp."""
+        return f"{self.kernel.label}-{self.variant.name.replace('=', '_')}"
 
 
 @dataclass(frozen=True)
 class Target:
-    """One boot of a kernel in one variant in one machine; `tag` tells it from others."""
+    """One boot of a kernel in one variant in one machine; `tag` tells it from others.
+
+    With `inner` it is L0, and the kernel inside is measured.
+    """
 
     kernel: Kernel
     variant: Variant
     machine: LabMachine
     tag: str = ""
     boot: int = 1
+    inner: Inner | None = None
 
     @property
     def label(self) -> str:
-        """A name fit for files, e.g. 5.10.0-30-amd64-tdp."""
-        return f"{self.kernel.label}-{self.variant.name.replace('=', '_')}{self.tag}"
+        """A name fit for files, e.g. 5.10.0-30-amd64-tdp, or with two levels A-tdp-in-B-tdp."""
+        own = Inner(self.kernel, self.variant).label + self.tag
+        return f"{self.inner.label}-in-{own}" if self.inner else own
+
+    @property
+    def innermost(self) -> Inner:
+        """The kernel that is measured, and how."""
+        return self.inner or Inner(self.kernel, self.variant)
+
+    def parameters(self) -> dict[str, dict[str, str]]:
+        """Return what to load L0's KVM with: nesting, where a kernel inside needs it."""
+        found = self.variant.parameters(self.machine.vendor)
+        if self.inner:
+            found[self.machine.vendor]["nested"] = "1"
+        return found
 
 
 def targets(
@@ -81,21 +119,27 @@ def targets(
     variants: Sequence[Variant],
     machines: Sequence[LabMachine],
     boots: int = 1,
+    inner: Sequence[Inner | None] = (None,),
 ) -> list[Target]:
-    """Return a target for each machine, kernel, variant and boot.
+    """Return a target for each machine, kernel, variant, inner one and boot.
 
-    Machines and boots are part of the label where there are several.
+    Machines and boots are part of the label where there are several.  Raises UsageError for a
+    machine in which no kernel can be booted inside another.
     """
+    for machine in machines:
+        if any(inner) and machine.inner is None:
+            raise UsageError(f"--nested: not in --machine {machine.name}; use --machine tcg-svm")
 
     def tag(machine: LabMachine, boot: int) -> str:
         several = f"-{machine.name}" if len(machines) > 1 else ""
         return several + (f"-boot{boot}" if boots > 1 else "")
 
     return [
-        Target(kernel, variant, machine, tag(machine, boot), boot)
+        Target(kernel, variant, machine, tag(machine, boot), boot, one)
         for machine in machines
         for kernel in kernels
         for variant in variants
+        for one in inner
         for boot in range(1, boots + 1)
     ]
 
@@ -141,12 +185,13 @@ def check_folder(output: Path, targets: Sequence[Target]) -> None:
             files.check_writable(output / name)
 
 
-def _names(target: Target) -> tuple[str, str]:
-    """Return how its run file and its kernel's log are called."""
-    return f"{target.label}.json", f"{target.label}.log"
+def _names(target: Target) -> list[str]:
+    """Return how its run file is called, and the log of each kernel."""
+    names = [f"{target.label}.json", f"{target.label}.log"]
+    return [*names, f"{target.label}.inner.log"] if target.inner else names
 
 
-def _lab(target: Target, plan: LabPlan, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
+def _lab(target: Target, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
     machine = target.machine
     kernel = host.kernel()
     if machine.clock == "insn":
@@ -162,6 +207,26 @@ def _lab(target: Target, plan: LabPlan, hashes: dict[str, str], parts: Sequence[
         l0=here,
         capsule=capsule.digest(parts),
         boot=target.boot,
+    )
+
+
+def _lab_of_inner(target: Target, lab: Lab, hashes: dict[str, str], left: Left) -> Lab:
+    """Return the lab of the kernel inside, with the machine below it as it described itself."""
+    monitor = target.machine.inner
+    assert target.inner
+    assert monitor
+    below = None
+    if HOST in left.files:
+        below = msgspec.json.decode(left.files[HOST], type=Host)
+        below.lab = lab
+    return msgspec.structs.replace(
+        lab,
+        variant=target.inner.variant.name,
+        kernel=target.inner.kernel.named,
+        emulator=Emulator(monitor.name, __version__, target.machine.cpu),
+        memory_mib=monitor.memory_mib,
+        modules=hashes,
+        below=below,
     )
 
 
@@ -209,26 +274,32 @@ def _sweep(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(left: Left, lab: Lab, kernel: Kernel, folder: Path) -> Run | None:
+def _run(target: Target, left: Left, lab: Lab, folder: Path) -> Run | None:
     """Return the run as far as it came, completed by what only the host knows."""
-    if RUN not in left.files:
+    name = INNER + RUN if target.inner else RUN
+    if name not in left.files:
         return None
-    run = runfile.decode(left.files[RUN], RUN)
+    run = runfile.decode(left.files[name], name)
     run.host.lab = lab
-    run.host.kernel.config = kconfig.asked(config.of(kernel))
+    run.host.kernel.config = kconfig.asked(config.of(target.innermost.kernel))
     if run.clock == "insn":
         opcodes.add(run, folder)
     summary.summarise(run)
     return run
 
 
-def _job(target: Target, plan: LabPlan, loaded: Sequence[Loaded], into: Path) -> None:
-    """Write the archive of what to load and what to do."""
+def _packed(job: Job, loaded: Sequence[Loaded]) -> dict[str, bytes]:
+    """Return the files of a job: what to load and what to do."""
+    contents = {module.file: path.read_bytes() for module, path in loaded}
+    return {**contents, JOB: msgspec.json.encode(job)}
+
+
+def _job(target: Target, plan: LabPlan, loaded: Sequence[Loaded], overlay: Path | None) -> Job:
     machine = target.machine
-    job = Job(
+    return Job(
         [module for module, _ in loaded],
-        target.variant.parameters(machine.vendor),
-        _roles(target.kernel, plan.kvm_modules),
+        target.parameters(),
+        _roles(target.kernel, overlay),
         list(plan.cases),
         plan.settings[machine.clock],
         machine.clock,
@@ -237,24 +308,52 @@ def _job(target: Target, plan: LabPlan, loaded: Sequence[Loaded], into: Path) ->
         count=int(plan.count),
         boot=target.boot,
     )
-    contents = {module.file: path.read_bytes() for module, path in loaded}
-    contents[JOB] = msgspec.json.encode(job)
-    capsule.job(into, contents)
 
 
-def _boot(
-    target: Target, plan: LabPlan, loaded: Sequence[Loaded], parts: Sequence[Part], folder: Path
-) -> Boot:
-    """Return the boot of a target, its capsule whole.  Raises OSError, UsageError."""
+def _single(target: Target, plan: LabPlan) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of a job that measures in the booted kernel, and its modules' sha256."""
+    loaded, hashes = modules.prepare(target.kernel, target.parameters(), plan.kvm_modules)
+    return _packed(_job(target, plan, loaded, plan.kvm_modules), loaded), hashes
+
+
+def _double(
+    target: Target, plan: LabPlan, parts: Sequence[Part], folder: Path
+) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
+    """Return the files of a job that boots another kernel inside, which measures.
+
+    After them the sha256 of L0's modules, then of L1's.
+    """
+    monitor, vendor = target.machine.inner, target.machine.vendor
+    assert target.inner
+    assert monitor
+    one = target.inner
+    inside = Target(one.kernel, one.variant, target.machine, boot=target.boot)
+    loaded, inner_hashes = modules.prepare(inside.kernel, inside.parameters(), plan.kvm_modules)
+    job = msgspec.structs.replace(_job(inside, plan, loaded, plan.kvm_modules), below=True)
+    archive = folder / "inner.cpio"
+    capsule.job(archive, _packed(job, loaded))
+    linux, files = vmm.pack(
+        resolve.bootable(inside.kernel),
+        [*(part.path for part in parts), archive],
+        monitor.command_line(inside.variant.command_line(vendor)),
+        monitor.memory_mib,
+    )
+    loaded, hashes = modules.prepare(target.kernel, target.parameters(), None)
+    # A guest that hangs is given up inside first.
+    inner = InnerJob(linux, job.settings.timeout_s + SILENT_INSIDE_S)
+    outer = msgspec.structs.replace(_job(target, plan, loaded, None), inner=inner)
+    return {**files, **_packed(outer, loaded)}, hashes, inner_hashes
+
+
+def _boot(target: Target, plan: LabPlan, archives: Sequence[Path], folder: Path) -> Boot:
+    """Return the boot of a target from its whole capsule."""
     machine = target.machine
-    archive = folder / "job.cpio"
-    _job(target, plan, loaded, archive)
     # A guest that hangs is given up inside, and the kernel only where that does not happen.
     limit = plan.settings[machine.clock].timeout_s * machine.emulator.slowest
     return Boot(
         target.kernel,
         machine,
-        [*(part.path for part in parts), archive],
+        archives,
         target.variant.command_line(machine.vendor),
         folder,
         silent_s=max(SILENT_S, 2 * limit),
@@ -265,13 +364,14 @@ def _boot(
 
 def _refuse(target: Target) -> None:
     """Raise LabLost for a kernel that was configured without what the capsule needs."""
-    built = config.of(target.kernel)
-    missing = config.lacking(built, target.machine.vendor) if built else []
-    if missing:
-        raise LabLost(
-            f"{target.label}: this kernel was built without {', '.join(missing)}, which the lab "
-            "needs; build it with them"
-        )
+    for kernel in dict.fromkeys([target.kernel, target.innermost.kernel]):
+        built = config.of(kernel)
+        missing = config.lacking(built, target.machine.vendor) if built else []
+        if missing:
+            raise LabLost(
+                f"{target.label}: {kernel.named} was built without {', '.join(missing)}, which "
+                "the lab needs; build it with them"
+            )
 
 
 def _one(
@@ -279,43 +379,65 @@ def _one(
 ) -> Result:
     """Boot one target and return what became of it.  Raises LabLost."""
     _refuse(target)
-    wanted = target.variant.parameters(target.machine.vendor)
-    loaded, hashes = modules.prepare(target.kernel, wanted, plan.kvm_modules)
-    parts = [part for part in (capsule.base(), capsule.perf()) if part]
-    boot = _boot(target, plan, loaded, parts, folder)
-    lab = _lab(target, plan, hashes, parts)
+    parts = [part for part in (capsule.base(), capsule.perf() if plan.perf else None) if part]
+    inner_hashes: dict[str, str] = {}
+    if target.inner:
+        files, hashes, inner_hashes = _double(target, plan, parts, folder)
+    else:
+        files, hashes = _single(target, plan)
+    archive = folder / "job.cpio"
+    capsule.job(archive, files)
+    boot = _boot(target, plan, [*(part.path for part in parts), archive], folder)
+    lab = _lab(target, hashes, parts)
     left = runner.run(boot, lambda line: progress(target, line))
-    if RUN in left.files:  # whatever happens from here on
-        (folder / RUN).write_bytes(left.files[RUN])
-    run = _run(left, lab, target.kernel, folder)
+    if target.inner:
+        (folder / INNER_LOG).write_bytes(left.files.get(INNER + INNER_CONSOLE, b""))
+        lab = _lab_of_inner(target, lab, inner_hashes, left)
+    name = INNER + RUN if target.inner else RUN
+    if name in left.files:  # whatever happens from here on
+        (folder / RUN).write_bytes(left.files[name])
+    return _result(target, plan, _run(target, left, lab, folder), left, folder)
+
+
+def _at_its_level(target: Target, reason: str | None) -> str:
+    """Return a reason that says which of two kernels it is of; L1's do already."""
+    own = reason or "no reason given"
+    return own if target.inner is None or own.startswith(LEVEL) else f"L0: {own}"
+
+
+def _result(target: Target, plan: LabPlan, run: Run | None, left: Left, folder: Path) -> Result:
+    """Judge what a machine left.  Raises LabLost where it is not even a part of a run."""
     if left.lost:
-        return Result(target, run, lost=left.lost)
+        level = "L0 " if target.inner else ""
+        return Result(target, run, lost=LabLost(f"{level}{left.lost}", left.lost.console))
     outcome = msgspec.json.decode(left.files[OUTCOME], type=JobOutcome)
     if outcome.state == "skipped":
-        return Result(target, skipped=outcome.reason)
-    why = f"{target.label}: {outcome.reason}"
+        return Result(target, skipped=_at_its_level(target, outcome.reason))
+    # Of two kernels the inner one, where it has begun to speak.
+    said = engine.said_last(folder, INNER_LOG) or engine.said_last(folder)
+    why = f"{target.label}: {_at_its_level(target, outcome.reason)}"
     if outcome.state == "bug":
         return Result(target, run, lost=LabBug(why, outcome.trace))
     if outcome.state == "lost":
-        return Result(target, run, lost=LabLost(why, engine.said_last(folder)))
+        return Result(target, run, lost=LabLost(why, said))
     if run is None:
-        raise LabLost(f"{target.label}: no run came from it", engine.said_last(folder))
+        raise LabLost(f"{target.label}: no run came from it", said)
     traced = trace.keep(target.label, plan.traces, folder, left) if plan.traces else None
     return Result(target, run, traced=traced)
 
 
 def _keep(result: Result, plan: LabPlan, folder: Path) -> None:
-    """Copy what the user keeps: the run file and the kernel's log."""
+    """Copy what the user keeps: the run file and each kernel's log."""
     if plan.output is None:
         return
-    run_file, log_file = (Output(plan.output / name) for name in _names(result.target))
-    result.outputs = [run_file, log_file]
+    run_file, *log_files = (Output(plan.output / name) for name in _names(result.target))
+    result.outputs = [run_file, *log_files]
     if result.run is not None:
         run_file.write(runfile.encode(result.run))
         result.path = run_file.path
-    log = folder / CONSOLE
-    if log.is_file():
-        log_file.write(log.read_bytes())
+    for log, kept in zip((CONSOLE, INNER_LOG), log_files, strict=False):
+        if (folder / log).is_file():
+            kept.write((folder / log).read_bytes())
 
 
 def _rescue(target: Target, plan: LabPlan, folder: Path) -> Path | None:
@@ -341,8 +463,10 @@ def measure(
     any is booted, for a kernel whose files are not whole.
     """
     for target in targets:
-        resolve.bootable(target.kernel)
-        _roles(target.kernel, plan.kvm_modules)
+        measured = target.innermost.kernel
+        for kernel in {target.kernel, measured}:
+            resolve.bootable(kernel)
+            _roles(kernel, plan.kvm_modules if kernel is measured else None)
     runner = Runner()
 
     def one(target: Target) -> Result:

@@ -246,7 +246,8 @@ class Lab(msgspec.Struct):
     `machine` is its kind (lab.machines), run by `emulator`; `variant` is how the kernel was
     asked to be, e.g. "tdp"; `kernel` what was named to be booted, `modules` name to sha256 of
     KVM's modules as loaded.  What measured inside came in by virtme-ng of a version, or in a
-    capsule of a sha256.  Boots of another number differ in their memory's layout.
+    capsule of a sha256.  Boots of another number differ in their memory's layout.  With
+    two levels `below` is the kernel that the measured one was a guest of, with its own lab.
     """
 
     machine: str
@@ -259,6 +260,7 @@ class Lab(msgspec.Struct):
     virtme_ng: str | None = None
     capsule: str | None = None
     boot: int = 1
+    below: Host | None = None
 
 
 class Host(msgspec.Struct):
