@@ -11,7 +11,7 @@ LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
 	$(wildcard guests/* kvmharness/lab/*.c)
 
-.PHONY: explain bench test check lint packages overhead reproduce one-patch mutants clean
+.PHONY: explain bench test check lint packages overhead reproduce one-patch mutants nested clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -52,6 +52,10 @@ explain: $(VENV)/built
 # KVMs with one planted change each, and whether the tool says the truth of them.
 mutants: $(VENV)/built
 	$(BIN)/python bench/mutants.py
+
+# Two levels: what an L2's toggle costs L0, kernel by kernel.
+nested: $(VENV)/built
+	$(BIN)/python bench/nested.py
 
 packages:
 	@./scripts/packages.sh

@@ -60,7 +60,15 @@ def kernel(run: Run) -> str:
     """Return which kernel a run measured, and in a lab its variant."""
     lab = run.host.lab
     release = run.host.kernel.release
-    return f"{release} {lab.variant}" if lab else release
+    return _on(f"{release} {lab.variant}", lab) if lab else release
+
+
+def _on(text: str, lab: Lab) -> str:
+    """Add the kernel below, where there are two levels: `6.1 tdp on 5.10 tdp`."""
+    below = lab.below
+    if below is None or below.lab is None:
+        return text
+    return f"{text} on {below.kernel.release} {below.lab.variant}"
 
 
 def subject(run: Run) -> Facts:
@@ -183,7 +191,10 @@ def differing(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
 
 
 def _lab_cpu(lab: Lab) -> str:
-    return f"{lab.emulator.cpu} in {lab.emulator.name} {lab.emulator.version}"
+    emulators = [lab.emulator]
+    if lab.below and lab.below.lab:
+        emulators.append(lab.below.lab.emulator)
+    return " in ".join([lab.emulator.cpu, *(f"{e.name} {e.version}" for e in emulators)])
 
 
 def _identity(run: Run) -> Facts:

@@ -54,8 +54,8 @@ class LabPlan:
     """What to measure in every kernel, and how; `output` is where run files and logs go.
 
     `settings` are those of each clock that a target's machine has.  `traces` is where what
-    tracing machines recorded is kept; `count` asks for the counting passes.  Without `perf` only KVM's
-    own statistics are, and exits by reason.
+    tracing machines recorded is kept; `count` asks for the counting passes, which without `perf`
+    count by KVM's own statistics and exits by reason only.
     """
 
     cases: Sequence[Case]

@@ -13,10 +13,10 @@ from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
 from kvmharness.model.run import PROOF_PREFIX, CaseResult, Finding, Interval, Run
+from kvmharness.render import levels
+from kvmharness.render.levels import SHOWN_FROM
 from kvmharness.text import figure, printable
 
-# Below this a count per op is the doorbells' own share or a timer tick, not the op's.
-SHOWN_FROM = 0.005
 # Callers named in a row.
 MOST_CALLERS = 3
 # Above this many noisy cases one line speaks for all.
@@ -138,6 +138,7 @@ def head(run: Run) -> Sequence[str]:
             f"lab: {lab.machine} on {lab.l0.name} ({lab.emulator.name} {lab.emulator.version}, CPU "
             f"{lab.emulator.cpu}), variant {lab.variant} of {lab.kernel}"
         )
+        lines += levels.head(lab)
     elif host.nested:
         lines.append(
             f"nested: this kernel runs under a hypervisor ({host.hypervisor}), so every exit "
@@ -267,5 +268,5 @@ def show_run(run: Run, out: Console) -> None:
     )
     if run.clock == "insn":
         out.print(Text(INSTRUCTIONS), soft_wrap=True)
-    for line in (*remarks(run), *_named(run)):
+    for line in (*remarks(run), *_named(run), *levels.lines(run)):
         out.print(plain(line), soft_wrap=True)

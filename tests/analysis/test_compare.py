@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from kvmharness.analysis import causes, compare
+from kvmharness.analysis import causes, compare, differences
 from kvmharness.analysis.compare import Comparison, side
 from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
@@ -17,7 +17,13 @@ from kvmharness.model.run import L0, Emulator, KernelRecord, Run
 from kvmharness.render import compare_table, tables
 from tests.support.golden import same_as_golden
 from tests.support.recorded import recorded_run
-from tests.support.samples import class_of, made_up_case, made_up_lab_run, made_up_run
+from tests.support.samples import (
+    class_of,
+    made_up_case,
+    made_up_lab_run,
+    made_up_nested_run,
+    made_up_run,
+)
 
 TDP_5_10 = recorded_run(
     "debian-5.10.218-tdp",
@@ -263,6 +269,22 @@ def test_what_must_not_be_compared(change: Callable[[Run], None], reason: str) -
     assert all(row.said.startswith(reason) for row in found.rows)
     assert found.exit_code == 3
     assert compare_table.sentence(found).startswith("NEW cannot be compared with BASE: another ")
+
+
+def test_of_two_levels_the_lower_one_is_compared_too() -> None:
+    base, new = made_up_nested_run(), made_up_nested_run()
+    assert new.host.lab
+    assert new.host.lab.below
+    new.host.lab.below.kernel.release = "6.1.0"
+    assert differences.compared([base], [new]) == [
+        "kernel 6.1.0 tdp on 5.10.0 tdp → 6.1.0 tdp on 6.1.0 tdp"
+    ]
+    assert differences.why_not_comparable([base], [new]) is None
+    one = differences.why_not_comparable([made_up_lab_run()], [new])
+    assert one == (
+        "another CPU of the lab: EPYC,+svm in QEMU 7.2.22 → "
+        "EPYC,+svm in kvmharness 0 in QEMU 7.2.22"
+    )
 
 
 def test_what_carries_a_labs_job_is_no_difference() -> None:

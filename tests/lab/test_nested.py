@@ -16,7 +16,7 @@ from kvmharness.kernel.variants import Variant
 from kvmharness.lab import matrix
 from kvmharness.lab.boot import LabMachine, Monitor
 from kvmharness.lab.machines import BOCHS_VMX, TCG_SVM
-from kvmharness.lab.matrix import Inner, Plan, Target
+from kvmharness.lab.matrix import Inner, LabPlan, Target
 from kvmharness.model.cases import select
 from kvmharness.model.run import CaseResult, Run, Settings
 from tests.support.kernels import CURED, need_lab, newest
@@ -36,7 +36,7 @@ def cured() -> resolve.Kernel:
 
 def measure(target: Target) -> matrix.Result:
     chosen = select(["long64/empty", "long64/cr0_wp"])
-    plan = Plan(chosen, {"insn": SETTINGS}, None, None, None, perf=False)
+    plan = LabPlan(chosen, {"insn": SETTINGS}, None, None, None, perf=False)
     (result,) = matrix.measure([target], plan, 1, lambda _, line: None)
     return result
 

@@ -12,7 +12,7 @@ from kvmharness.analysis.summary import summarise
 from kvmharness.render import tables
 from kvmharness.text import figure
 from tests.support.golden import same_as_golden
-from tests.support.samples import made_up_lab_run, made_up_run
+from tests.support.samples import made_up_lab_run, made_up_nested_run, made_up_run
 
 
 def rendered(run: object) -> str:
@@ -46,6 +46,16 @@ def test_what_is_wrong_with_the_clock_is_in_head_and_warnings() -> None:
     run = made_up_lab_run()  # it counts instructions, whatever the TSC does
     run.host.tsc_unstable = "the kernel tells time by hpet, not by the TSC"
     assert "hpet" not in rendered(run)
+
+
+def test_two_levels_are_told_apart() -> None:
+    run = made_up_nested_run()
+    summarise(run)
+    text = rendered(run)
+    assert "two levels: this is L1; L0 is Linux 5.10.0, variant tdp, in QEMU 7.2.22\n" in text
+    assert "L0 per op of long64/cr0_wp: exits 8.02, MMU pages made 0.00\n" in text
+    assert "L0's exits of long64/cr0_wp: msr 1.50\n" in text
+    assert "of long64/empty" not in text
 
 
 def test_every_way_to_end_is_said() -> None:

@@ -97,6 +97,18 @@ def made_up_lab_run() -> Run:
     return run
 
 
+def made_up_nested_run() -> Run:
+    """Return the same run as if the kernel had been a guest of another one in that lab."""
+    run, outer = made_up_lab_run(), made_up_lab_run().host
+    outer.kernel.release = "5.10.0"
+    lab = run.host.lab
+    assert lab
+    lab.below, lab.emulator = outer, Emulator("kvmharness", "0", "EPYC,+svm")
+    run.cases[1].counters |= {"l0.kvm.exits": 8.02, "l0.exit:npf": 0.001, "l0.exit:msr": 1.5}
+    run.cases[1].counters |= {"l0.kvm.nested_run": None, "l0.kvm.mmu_cache_miss": 0.0}
+    return run
+
+
 def made_up_ends() -> Run:
     """Return a run with a case for each way to end, and reasons that no format holds raw."""
     run = made_up_run()

@@ -17,6 +17,7 @@ from kvmharness.model.counters import columns
 from kvmharness.model.explanation import File
 from kvmharness.model.run import CaseResult, Run, Slope
 from kvmharness.render import compare_table, tables
+from kvmharness.render.levels import SHOWN_FROM
 from kvmharness.render.report import explained, figures, hosts
 from kvmharness.render.report.figures import Curve, RatioFigure
 from kvmharness.text import printable
@@ -156,7 +157,7 @@ def _counters(rows: Sequence[tuple[Entry, CaseResult]]) -> list[tuple[str, list[
     return [
         (name, [tables.count(found.get(name)) for found in counts])
         for name in names
-        if any((found.get(name) or 0) >= tables.SHOWN_FROM for found in counts)
+        if any((found.get(name) or 0) >= SHOWN_FROM for found in counts)
         or (name in always and any(found.get(name) is not None for found in counts))
     ]
 
