@@ -67,7 +67,8 @@ def test_both_levels_are_measured_and_described(cured: resolve.Kernel) -> None:
     assert (toggle["l0.kvm.exits"] or 0) > 5
     assert (toggle["l0.kvm.nested_run"] or 0) == pytest.approx(1, abs=0.1)
     assert (toggle["l0.exit:cr0_sel_write"] or 0) == pytest.approx(1, abs=0.1)
-    assert (case(run, "empty").counters["l0.kvm.exits"] or 0) < 0.2
+    # What L1 does between its marks, over 200 ops.
+    assert (case(run, "empty").counters["l0.kvm.exits"] or 0) < 1
     lab = run.host.lab
     assert lab is not None
     assert (lab.variant, lab.emulator.name) == ("tdp", "kvmharness")
