@@ -114,7 +114,8 @@ def tsc_unstable(root: Path = SYS, proc: Path = PROC) -> str | None:
         return f"the CPU lacks {' and '.join(missing)}, so a tick is no fixed time"
     available = (read_text(root / CLOCKSOURCE / "available_clocksource") or "").split()
     current = clocksource(root)
-    if available and "tsc" not in available:
+    # Until it is known exactly the TSC is called tsc-early.
+    if available and not {"tsc", "tsc-early"} & set(available):
         return f"the kernel has taken the TSC off its clocksources and tells time by {current}"
     if current in SLOW_CLOCKSOURCES:
         return f"the kernel tells time by {current}, not by the TSC"
