@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
-	$(wildcard guests/* kvmharness/lab/*.c)
+	$(wildcard guests/* kvmharness/lab/*.[ch])
 
 .PHONY: explain bench test check lint packages overhead reproduce one-patch mutants nested clean
 

@@ -119,6 +119,6 @@ def cpuid(leaf: int) -> tuple[int, int, int, int]:
 def trace_next(label: int) -> None:
     """Ask for a trace of the next samples under a label of 32 bits.
 
-    NOPs (see lab/trace.c): only a lab that traces hears of it.
+    NOPs (see lab/plugin.h): only a lab that traces hears of it.
     """
     lib.kvmh_trace_next(label)

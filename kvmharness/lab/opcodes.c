@@ -1,71 +1,13 @@
 /*
  * A plugin of QEMU's TCG: how often a booted kernel (L1) executed, in each sample, what a clock
  * of instructions cannot weigh: flushes of caches and TLBs, loads of control registers, writes
- * of MSRs, entries of its guest.  A sample is what lies between two RDTSCs of the guest
- * inside the guest (L2).
+ * of MSRs, entries of its guest.
  *
- * Options	out=FILE	a line a request: its label, how many samples were seen, the counts
- *		samples=N	how many samples follow a request (default 1)
- *
- * Who measures asks by NOPs that nobody else uses (core.c, kvmh_trace_next), which spell a label.
- * Where no plugin listens they are NOPs.
- *
- * Debian ships no qemu-plugin.h, so what is used of the plugin API is declared here.  It is the
- * same in all of its versions but for insn_data, which copies from 3 on.
+ * The file has a line a request: its label, how many samples were seen, the counts.
  */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <unistd.h>
+#define PLUGIN "opcodes"
+#include "plugin.h"
 
-struct tb;
-struct insn;
-
-struct info {
-	const char *target_name;
-	struct {
-		int min;
-		int cur;
-	} version;
-	bool system_emulation;
-	struct {
-		int smp_vcpus;
-		int max_vcpus;
-	} system;
-};
-
-/* Loads and stores: asked for stores alone, QEMU 7.2 says nothing. */
-enum { NO_REGISTERS = 0, ANY_ACCESS = 3 };
-
-typedef void tb_call(uint64_t id, struct tb *tb);
-typedef void exec_call(unsigned int vcpu, void *data);
-typedef void memory_call(unsigned int vcpu, uint32_t access, uint64_t address, void *data);
-typedef void exit_call(uint64_t id, void *data);
-
-void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, tb_call *call);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn, exec_call *call, int flags,
-					    void *data);
-void qemu_plugin_register_vcpu_mem_cb(struct insn *insn, memory_call *call, int flags, int which,
-				      void *data);
-void qemu_plugin_register_atexit_cb(uint64_t id, exit_call *call, void *data);
-size_t qemu_plugin_tb_n_insns(const struct tb *tb);
-struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t index);
-size_t qemu_plugin_insn_size(const struct insn *insn);
-uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
-/* Before version 3 it takes one argument and returns where the bytes are. */
-uintptr_t qemu_plugin_insn_data(const struct insn *insn, void *into, size_t size);
-
-__attribute__((weak)) void *qemu_plugin_scoreboard_new(size_t size);
-
-#define EXPORT __attribute__((visibility("default")))
-EXPORT int qemu_plugin_version;
-
-#define LONGEST_INSN	15
 #define MOST_VMRUNS	16
 
 /* model/counters.py names them, in this order. */
@@ -74,14 +16,7 @@ enum opcode {
 	PORT_IO, VMRUN, TLB_CONTROL, OPCODES, OTHER = OPCODES,
 };
 
-static int api;
-static int output = -1;
 static uint64_t counts[OPCODES];
-static bool in_l2;
-static bool in_sample;
-static unsigned long samples = 1;	/* that follow a request */
-static unsigned long left;		/* of those, how many are still to come */
-static uint32_t label;
 static bool asked;
 
 /* Where the kernel goes on after each of its VMRUNs: what runs until then is L2. */
@@ -208,7 +143,7 @@ static void rdtsc_begins(unsigned int vcpu, void *data)
 {
 	(void)vcpu;
 	(void)data;
-	if (!in_l2 || !left)
+	if (!at_edge())
 		return;
 	in_sample = !in_sample;
 	left -= !in_sample;
@@ -216,13 +151,12 @@ static void rdtsc_begins(unsigned int vcpu, void *data)
 		put();
 }
 
-/* A label is spelled bit by bit, the highest first. */
 static void label_bit(unsigned int vcpu, void *data)
 {
 	(void)vcpu;
 	if (asked)
 		put();
-	label = label << 1 | (data != NULL);
+	spell(data);
 }
 
 static void label_ends(unsigned int vcpu, void *data)
@@ -233,26 +167,11 @@ static void label_ends(unsigned int vcpu, void *data)
 	asked = true;
 }
 
-static void read_code(struct insn *insn, void *into, size_t size)
-{
-	if (api >= 3)
-		qemu_plugin_insn_data(insn, into, size);
-	else
-		memcpy(into, (void *)qemu_plugin_insn_data(insn, NULL, 0), size);
-}
-
 static void watch(struct insn *insn, const uint8_t *code, size_t size)
 {
-	static const uint8_t rdtsc[] = { 0x0f, 0x31 };
-	/* nopl disp32(%rax), the displacement "KVM" and what is said */
-	static const uint8_t request[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M' };
 	enum opcode opcode = opcode_of(code, size);
 
-	if (size == sizeof(rdtsc) && !memcmp(code, rdtsc, size))
-		qemu_plugin_register_vcpu_insn_exec_cb(insn, rdtsc_begins, NO_REGISTERS, NULL);
-	if (size == 7 && !memcmp(code, request, sizeof(request)))
-		qemu_plugin_register_vcpu_insn_exec_cb(insn, code[6] < 2 ? label_bit : label_ends,
-						       NO_REGISTERS, code[6] ? &label : NULL);
+	watch_window(insn, code, size);
 	if (sets_tlb_control(code, size))
 		qemu_plugin_register_vcpu_mem_cb(insn, stored, NO_REGISTERS, ANY_ACCESS,
 						 &counts[TLB_CONTROL]);
@@ -306,28 +225,9 @@ static void qemu_ends(uint64_t id, void *data)
 
 EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)
 {
-	api = info->version.cur;
-	if (!info->system_emulation || info->system.max_vcpus != 1) {
-		fprintf(stderr, "opcodes: it follows one CPU\n");
+	if (!set_up(info, argc, argv))
 		return -1;
-	}
-	for (int i = 0; i < argc; i++) {
-		if (!strncmp(argv[i], "out=", 4))
-			output = open(argv[i] + 4, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-		else if (sscanf(argv[i], "samples=%lu", &samples) != 1)
-			fprintf(stderr, "opcodes: no option %s\n", argv[i]);
-	}
-	if (output < 0) {
-		fprintf(stderr, "opcodes: out=FILE: %s\n", strerror(errno));
-		return -1;
-	}
 	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated);
 	qemu_plugin_register_atexit_cb(id, qemu_ends, NULL);
 	return 0;
-}
-
-/* Read before anything is called: QEMU refuses a version that it does not know. */
-__attribute__((constructor)) static void choose_version(void)
-{
-	qemu_plugin_version = qemu_plugin_scoreboard_new ? 2 : 1;
 }
