@@ -10,10 +10,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 from kvmharness.counters.source import Watched
-from kvmharness.counters.tracefs import Instance
+from kvmharness.counters.tracefs import Instance, TextSource
 
 TRACER, NAME = "function", "calls"
 # For each CPU: a few hundred thousand calls.
@@ -36,26 +35,11 @@ def pair(name: str) -> tuple[str, str]:
     return function, caller
 
 
-class Calls:
+class Calls(TextSource):
     """Calls between two doorbells, as a counter source, through `instance`."""
 
     def __init__(self, instance: Instance) -> None:
-        self.absent: dict[str, str] = {}
-        self._instance = instance
-
-    def _folder(self) -> Path | None:
-        """Return where to trace, None where that failed."""
-        if self._instance.failure:
-            self.absent[NAME] = self._instance.failure
-        return None if NAME in self.absent else self._instance.folder
-
-    def _write(self, name: str, text: str) -> None:
-        folder = self._folder()
-        if folder is not None:
-            try:
-                (folder / name).write_text(text)
-            except OSError as error:
-                self.absent[NAME] = f"tracefs: {name}: {error.strerror}"
+        super().__init__(instance, "tracing_on", NAME, "calls", parse)
 
     def attach(self, guest: Watched) -> None:
         """Follow this guest's threads, and forget what was traced."""
@@ -64,26 +48,6 @@ class Calls:
         self._write("set_ftrace_pid", " ".join(map(str, guest.thread_ids)))
         self._write("trace", "")  # opening it to write empties the buffer
         self._write("current_tracer", TRACER)
-
-    def begin(self) -> None:
-        """Start tracing."""
-        self._write("tracing_on", "1")
-
-    def end(self) -> dict[str, int]:
-        """Stop and return how often each function was called from where."""
-        self._write("tracing_on", "0")
-        folder = self._folder()
-        if folder is None:
-            return {}
-        lost = sum(
-            int(found)
-            for path in folder.glob("per_cpu/cpu*/stats")
-            for found in re.findall(r"^overrun: (\d+)", path.read_text(), re.MULTILINE)
-        )
-        if lost:
-            self.absent[NAME] = f"tracefs: {lost} calls overran the buffer"
-            return {}
-        return dict(parse((folder / "trace").read_text(errors="replace")))
 
     def close(self) -> None:
         """Let the tracer go: its instance could not be removed."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -76,3 +79,57 @@ class Instance:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class TextSource:
+    """What an instance's trace says between two doorbells, as a counter source but for `attach`.
+
+    `switch` is the file in `instance` that starts and stops it, `name` what `absent` calls all of
+    it, `traced` what an error calls one line of it; `parse` counts in the trace's text.
+    """
+
+    def __init__(
+        self,
+        instance: Instance,
+        switch: str,
+        name: str,
+        traced: str,
+        parse: Callable[[str], Counter[str]],
+    ) -> None:
+        self.absent: dict[str, str] = {}
+        self._instance = instance
+        self._switch, self._name, self._traced, self._parse = switch, name, traced, parse
+
+    def _folder(self) -> Path | None:
+        """Return where to trace, None where that failed."""
+        if self._instance.failure:
+            self.absent[self._name] = self._instance.failure
+        return None if self._name in self.absent else self._instance.folder
+
+    def _write(self, name: str, text: str) -> None:
+        folder = self._folder()
+        if folder is not None:
+            try:
+                (folder / name).write_text(text)
+            except OSError as error:
+                self.absent[self._name] = f"tracefs: {name}: {error.strerror}"
+
+    def begin(self) -> None:
+        """Start tracing."""
+        self._write(self._switch, "1")
+
+    def end(self) -> dict[str, int]:
+        """Stop and return how often each name came."""
+        self._write(self._switch, "0")
+        folder = self._folder()
+        if folder is None:
+            return {}
+        lost = sum(
+            int(found)
+            for path in folder.glob("per_cpu/cpu*/stats")
+            for found in re.findall(r"^overrun: (\d+)", path.read_text(), re.MULTILINE)
+        )
+        if lost:
+            self.absent[self._name] = f"tracefs: {lost} {self._traced} overran the buffer"
+            return {}
+        return dict(self._parse((folder / "trace").read_text(errors="replace")))
