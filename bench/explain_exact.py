@@ -19,7 +19,8 @@ from kvmharness.commands import lab
 from kvmharness.errors import HarnessError
 from kvmharness.kernel import debian, resolve, variants
 from kvmharness.lab import machines, matrix, trace
-from kvmharness.lab.matrix import LabPlan, Result, Target
+from kvmharness.lab.planning import LabPlan, Result, Target
+from kvmharness.lab.workshop import Workshop
 from kvmharness.model import suites
 
 WANTED = (
@@ -99,7 +100,7 @@ def main() -> None:
     cases = suites.load("full").cases
     columns: dict[str, dict[str, str]] = {}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with matrix.Workshop() as workshop:
+    with Workshop() as workshop:
         folder = workshop.job()
         for series, variant in WANTED:
             kernel = resolve.resolve(newest(series))

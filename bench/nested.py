@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.kernel import resolve, variants
-from kvmharness.lab import matrix
+from kvmharness.lab import matrix, planning
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import Inner, LabPlan, Target
+from kvmharness.lab.planning import Inner, LabPlan, Target
 from kvmharness.model import runfile
 from kvmharness.model.cases import select
 from kvmharness.model.counters import BELOW
@@ -49,7 +49,7 @@ def targets() -> list[Target]:
     return [
         target
         for name, variant in L0
-        for target in matrix.targets(
+        for target in planning.targets(
             [resolve.resolve(name)], [variants.parse(variant)], [TCG_SVM], inner=inner
         )
     ]
@@ -98,7 +98,7 @@ def main() -> None:
     """Measure what is not there yet, then print the table."""
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "nested")
     wanted = targets()
-    matrix.check_folder(output, wanted)
+    planning.check_folder(output, wanted)
     lost = measure([t for t in wanted if not (output / f"{t.label}.json").is_file()], output)
     files = {target.label: output / f"{target.label}.json" for target in wanted}
     runs = {label: runfile.read(path) for label, path in files.items() if path.is_file()}

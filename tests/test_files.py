@@ -17,7 +17,8 @@ import pytest
 from kvmharness import files
 from kvmharness.errors import UsageError
 from kvmharness.files import Output
-from kvmharness.lab.matrix import LabPlan, Result, Target, _keep, check_folder
+from kvmharness.lab.matrix import _keep
+from kvmharness.lab.planning import LabPlan, Result, Target, check_folder
 from kvmharness.model import runfile
 from tests.support.samples import made_up_run
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.variants import Variant
     from kvmharness.lab.boot import LabMachine
-    from kvmharness.lab.matrix import LabPlan, Result
+    from kvmharness.lab.planning import LabPlan, Result
     from kvmharness.model.cases import Case
     from kvmharness.model.run import Run
 
@@ -47,12 +47,12 @@ def ask(
     """
     from kvmharness import cache
     from kvmharness.kernel import variants
-    from kvmharness.lab import matrix
+    from kvmharness.lab import planning
     from kvmharness.model.clocks import CLOCKS
 
     asked = variants.parse(variant)
     cache.folder()
-    plan = matrix.LabPlan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
+    plan = planning.LabPlan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
     return Asked(recipe, asked, kind, plan, boots or CLOCKS[kind.clock].boots)
 
 
@@ -63,10 +63,10 @@ def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
     for one that cannot do the variant.
     """
     from kvmharness.commands import progress
-    from kvmharness.lab import matrix
+    from kvmharness.lab import matrix, planning
 
     found = kernels(named, asked.recipe)
-    targets = matrix.targets(found, [asked.variant], [asked.machine], asked.boots)
+    targets = planning.targets(found, [asked.variant], [asked.machine], asked.boots)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
         results = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}

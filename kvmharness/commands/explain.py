@@ -84,7 +84,7 @@ def explain(
     """
     from kvmharness.commands import explaining
     from kvmharness.kernel.build import Recipe
-    from kvmharness.lab import matrix
+    from kvmharness.lab import planning
     from kvmharness.render import explain_table, tables
 
     chosen = explaining.case(case)
@@ -97,7 +97,7 @@ def explain(
         _sampled(chosen, top)
         return
     if output:
-        matrix.check_folder(output, [])
+        planning.check_folder(output, [])
     wanted = explaining.wanted(kernel, Recipe(config, reuse=reuse), variants, modules)
     found = explaining.explain(wanted, chosen, samples)
     explain_table.show_explanation(found, share / 100, top, tables.console())

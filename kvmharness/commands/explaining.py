@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.resolve import Kernel
     from kvmharness.kernel.variants import Variant
-    from kvmharness.lab.matrix import Result
+    from kvmharness.lab.planning import Result
     from kvmharness.model.cases import Case
     from kvmharness.model.explanation import Explanation, File
 
@@ -73,7 +73,7 @@ def _boot(
 ) -> list[Result]:
     """Measure the cases in every kernel with the trace on; results in the order wanted."""
     from kvmharness.commands import progress
-    from kvmharness.lab import machines, matrix, trace
+    from kvmharness.lab import machines, matrix, planning, trace
 
     plain = machines.TCG_SVM
     machines.check_tools([plain])
@@ -83,8 +83,8 @@ def _boot(
     for number, one in enumerate(wanted):
         folder = into / str(number)
         folder.mkdir()
-        target = matrix.Target(one.kernel, one.variant, machine)
-        plan = matrix.LabPlan(
+        target = planning.Target(one.kernel, one.variant, machine)
+        plan = planning.LabPlan(
             cases, {plain.clock: settings}, None, one.modules, None, folder, count=False
         )
         with progress.watch([target]) as heard:
@@ -129,10 +129,10 @@ def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Exp
 def explain(chosen: Sequence[Wanted], measured: Case, samples: int) -> File:
     """Boot the kernels and explain the case in each, and what lies between two."""
     from kvmharness.analysis import call_difference
-    from kvmharness.lab import matrix
+    from kvmharness.lab.workshop import Workshop
     from kvmharness.model import explanation
 
-    with matrix.Workshop() as workshop:
+    with Workshop() as workshop:
         results = _boot(chosen, [measured], samples, workshop.job())
         names = labels(chosen, results)
         found = [

@@ -14,7 +14,7 @@ from kvmharness.commands import completion
 from kvmharness.commands.options import Number, built, kernels
 
 if TYPE_CHECKING:
-    from kvmharness.lab.matrix import LabPlan, Result, Target
+    from kvmharness.lab.planning import LabPlan, Result, Target
     from kvmharness.model.clocks import Clock
     from kvmharness.model.run import Settings
 
@@ -144,7 +144,7 @@ def lab(
     """
     from kvmharness.kernel import variants as known
     from kvmharness.kernel.build import Recipe
-    from kvmharness.lab import machines, matrix
+    from kvmharness.lab import machines, planning
     from kvmharness.model import cases, suites
 
     kinds = machines.choose_all(machine)
@@ -160,16 +160,16 @@ def lab(
     recipe = Recipe(config, reuse=reuse)
     if nested_variants and nested is None:
         raise errors.UsageError("--nested-variant: name the kernel too; add --nested KERNEL")
-    inner: list[matrix.Inner | None] = [None]
+    inner: list[planning.Inner | None] = [None]
     if nested is not None:
         (inside,) = kernels([nested], recipe)
         of_inner = [known.parse(text) for text in nested_variants or ("default",)]
-        inner = [matrix.Inner(inside, variant) for variant in of_inner]
-    targets = matrix.targets(kernels(kernel, recipe), wanted, kinds, boots, inner)
-    matrix.check_labels(targets)
+        inner = [planning.Inner(inside, variant) for variant in of_inner]
+    targets = planning.targets(kernels(kernel, recipe), wanted, kinds, boots, inner)
+    planning.check_labels(targets)
     if output:
-        matrix.check_folder(output, targets)
-    plan = matrix.LabPlan(chosen, chosen_settings, suite_name, kvm_modules, output)
+        planning.check_folder(output, targets)
+    plan = planning.LabPlan(chosen, chosen_settings, suite_name, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
 

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.lab.matrix import OnProgress, Target
+from kvmharness.lab.planning import OnProgress, Target
 
 # What counts on is repeated in a log no sooner.
 EVERY_S = 30.0

@@ -132,7 +132,7 @@ class Search:
     def _measured(self, commit: str) -> Run:
         from kvmharness.commands import lab, progress
         from kvmharness.kernel import variants
-        from kvmharness.lab import machines, matrix
+        from kvmharness.lab import machines, matrix, planning
 
         place = self._place(commit)
         place.mkdir(exist_ok=True)
@@ -140,8 +140,8 @@ class Search:
             variants.parse(self.question.variant),
             machines.choose(self.question.machine),
         )
-        target = matrix.Target(self._built(commit), variant, kind)
-        plan = matrix.LabPlan(
+        target = planning.Target(self._built(commit), variant, kind)
+        plan = planning.LabPlan(
             self._cases(), {kind.clock: lab.settings(kind.clock)}, None, None, place
         )
         with progress.watch([target]) as heard:

@@ -2,193 +2,44 @@
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import os
 import platform
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
-from kvmharness import __version__, cache, files
+from kvmharness import __version__
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
 from kvmharness.kernel import config, image, kconfig, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
-from kvmharness.kernel.variants import Module, Variant
+from kvmharness.kernel.variants import Module
 from kvmharness.lab import capsule, engine, opcodes, trace, vmm
-from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
+from kvmharness.lab.boot import CONSOLE, Boot
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
 from kvmharness.lab.job import CONSOLE as INNER_CONSOLE
 from kvmharness.lab.job import HOST, INNER, JOB, OUTCOME, RUN, Job, JobOutcome
 from kvmharness.lab.job import Inner as InnerJob
 from kvmharness.lab.nested import LEVEL
+from kvmharness.lab.planning import LabPlan, OnProgress, Result, Target, file_names
+from kvmharness.lab.workshop import Workshop
 from kvmharness.measure import host
 from kvmharness.model import runfile
-from kvmharness.model.cases import Case
-from kvmharness.model.clocks import Clock
-from kvmharness.model.run import L0, Emulator, Host, Lab, Roles, Run, Settings
+from kvmharness.model.run import L0, Emulator, Host, Lab, Roles, Run
 
-OnProgress = Callable[["Target", str], None]
 Loaded = tuple[Module, Path]
-# Held while a workshop is in use.
-ALIVE = ".alive"
 # No sign of life for so long is a hang, however short the time limit inside.
 SILENT_S = 120.0
 # The same inside, by the clock there: longer than a kernel takes to boot.
 SILENT_INSIDE_S = 10.0
 INNER_LOG = "inner.log"
-
-
-@dataclass(frozen=True)
-class LabPlan:
-    """What to measure in every kernel, and how; `output` is where run files and logs go.
-
-    `settings` are those of each clock that a target's machine has.  `traces` is where what
-    tracing machines recorded is kept; `count` asks for the counting passes, which without `perf`
-    count by KVM's own statistics and exits by reason only.
-    """
-
-    cases: Sequence[Case]
-    settings: Mapping[Clock, Settings]
-    suite: str | None
-    kvm_modules: Path | None
-    output: Path | None
-    traces: Path | None = None
-    count: bool = True
-    perf: bool = True
-
-
-@dataclass(frozen=True)
-class Inner:
-    """A kernel in a variant that is booted inside another one."""
-
-    kernel: Kernel
-    variant: Variant
-
-    @property
-    def label(self) -> str:
-        """A name fit for files, e.g. 5.10.0-30-amd64-tdp."""
-        return f"{self.kernel.label}-{self.variant.name.replace('=', '_')}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """One boot of a kernel in one variant in one machine; `tag` tells it from others.
-
-    With `inner` it is L0, and the kernel inside is measured.
-    """
-
-    kernel: Kernel
-    variant: Variant
-    machine: LabMachine
-    tag: str = ""
-    boot: int = 1
-    inner: Inner | None = None
-
-    @property
-    def label(self) -> str:
-        """A name fit for files, e.g. 5.10.0-30-amd64-tdp, or with two levels A-tdp-in-B-tdp."""
-        own = Inner(self.kernel, self.variant).label + self.tag
-        return f"{self.inner.label}-in-{own}" if self.inner else own
-
-    @property
-    def innermost(self) -> Inner:
-        """The kernel that is measured, and how."""
-        return self.inner or Inner(self.kernel, self.variant)
-
-    def parameters(self) -> dict[str, dict[str, str]]:
-        """Return what to load L0's KVM with: nesting, where a kernel inside needs it."""
-        found = self.variant.parameters(self.machine.vendor)
-        if self.inner:
-            found[self.machine.vendor]["nested"] = "1"
-        return found
-
-
-def targets(
-    kernels: Sequence[Kernel],
-    variants: Sequence[Variant],
-    machines: Sequence[LabMachine],
-    boots: int = 1,
-    inner: Sequence[Inner | None] = (None,),
-) -> list[Target]:
-    """Return a target for each machine, kernel, variant, inner one and boot.
-
-    Machines and boots are part of the label where there are several.  Raises UsageError for a
-    machine in which no kernel can be booted inside another.
-    """
-    for machine in machines:
-        if any(inner) and machine.inner is None:
-            raise UsageError(f"--nested: not in --machine {machine.name}; use --machine tcg-svm")
-
-    def tag(machine: LabMachine, boot: int) -> str:
-        several = f"-{machine.name}" if len(machines) > 1 else ""
-        return several + (f"-boot{boot}" if boots > 1 else "")
-
-    return [
-        Target(kernel, variant, machine, tag(machine, boot), boot, one)
-        for machine in machines
-        for kernel in kernels
-        for variant in variants
-        for one in inner
-        for boot in range(1, boots + 1)
-    ]
-
-
-@dataclass
-class Result:
-    """What became of a target: a run, or why there is none; a lost one may have part of a run.
-
-    `path` is where the run lies, `outputs` what was written for the user, `bug` an error of ours
-    that nobody foresaw: the others are measured all the same.
-    """
-
-    target: Target
-    run: Run | None = None
-    skipped: str | None = None
-    lost: LabLost | None = None
-    bug: Exception | None = None
-    path: Path | None = None
-    outputs: list[Output] = field(default_factory=list)
-    traced: trace.Kept | None = None
-
-
-def check_labels(targets: Sequence[Target]) -> None:
-    """Raise UsageError where two targets would have the same name: one file would be lost."""
-    seen: dict[str, Target] = {}
-    for target in targets:
-        other = seen.setdefault(target.label, target)
-        if other is not target:
-            raise UsageError(
-                f"lab: {other.kernel.named} and {target.kernel.named} are both {target.label}; "
-                "measure them by two calls with an --output each"
-            )
-
-
-def check_folder(output: Path, targets: Sequence[Target]) -> None:
-    """Make the folder for run files, or raise UsageError before an hour of measuring."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"write {output}: {error.strerror}; name another folder") from None
-    for target in targets:
-        for name in _names(target):
-            files.check_writable(output / name)
-
-
-def _names(target: Target) -> list[str]:
-    """Return how its run file is called, and the log of each kernel."""
-    names = [f"{target.label}.json", f"{target.label}.log"]
-    return [*names, f"{target.label}.inner.log"] if target.inner else names
 
 
 def _lab(target: Target, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
@@ -237,41 +88,6 @@ def _roles(kernel: Kernel, overlay: Path | None) -> Roles:
     place = overlay or own
     files = sorted(place.glob("kvm.ko*"))[:1] if place else []
     return roles.roles_of(image.read_files([*files, kernel.image], kernel.named))
-
-
-class Workshop:
-    """Temporary folders for jobs in the cache.
-
-    What a harness that was killed left there is swept up by the next one.
-    """
-
-    def __init__(self) -> None:
-        home = cache.folder("jobs")
-        with ExitStack() as stack:
-            with cache.locked(home / ".lock"):
-                for left in home.glob("*-*"):
-                    _sweep(left)
-                self._folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=home))
-                stack.callback(shutil.rmtree, self._folder, ignore_errors=True)
-                stack.enter_context(cache.locked(self._folder / ALIVE))
-            self._stack = stack.pop_all()
-
-    def job(self) -> Path:
-        """Return a new folder."""
-        return Path(tempfile.mkdtemp(dir=self._folder))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-
-def _sweep(folder: Path) -> None:
-    """Remove a workshop's folder that nobody holds: its process is gone, whatever its number."""
-    with suppress(OSError), (folder / ALIVE).open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(target: Target, left: Left, lab: Lab, folder: Path) -> Run | None:
@@ -430,7 +246,7 @@ def _keep(result: Result, plan: LabPlan, folder: Path) -> None:
     """Copy what the user keeps: the run file and each kernel's log."""
     if plan.output is None:
         return
-    run_file, *log_files = (Output(plan.output / name) for name in _names(result.target))
+    run_file, *log_files = (Output(plan.output / name) for name in file_names(result.target))
     result.outputs = [run_file, *log_files]
     if result.run is not None:
         run_file.write(runfile.encode(result.run))
@@ -444,7 +260,7 @@ def _rescue(target: Target, plan: LabPlan, folder: Path) -> Path | None:
     """Save the run file as it came out of a lab, where what was to complete it failed."""
     with suppress(OSError, UsageError):
         data = (folder / RUN).read_bytes()
-        path = plan.output and plan.output / _names(target)[0]
+        path = plan.output and plan.output / file_names(target)[0]
         if path is None:
             descriptor, name = tempfile.mkstemp(prefix=f"{target.label}-", suffix=".json")
             os.close(descriptor)

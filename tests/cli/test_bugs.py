@@ -21,7 +21,7 @@ from kvmharness.kernel.variants import parse
 from kvmharness.lab import inside, matrix
 from kvmharness.lab.job import OUTCOME, RUN, JobOutcome
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import LabPlan, Result, Target
+from kvmharness.lab.planning import LabPlan, Result, Target
 from kvmharness.lab.wire import Receiver, Sender
 from kvmharness.model import runfile
 from tests.support.samples import made_up_run

@@ -17,7 +17,7 @@ from kvmharness.kernel.build import AS_USUAL
 from kvmharness.lab import capsule, engine, matrix, trace
 from kvmharness.lab.boot import Boot
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import LabPlan, Target
+from kvmharness.lab.planning import LabPlan, Target
 from kvmharness.model.cases import Case
 from kvmharness.model.explanation import Explanation, File
 from kvmharness.model.run import Run

@@ -18,10 +18,11 @@ from kvmharness import cache
 from kvmharness.errors import LabLost
 from kvmharness.kernel import resolve, variants
 from kvmharness.kernel.variants import Variant
-from kvmharness.lab import engine, matrix, qemu
+from kvmharness.lab import engine, matrix, planning, qemu
 from kvmharness.lab.boot import LabMachine
 from kvmharness.lab.machines import TCG_SVM
-from kvmharness.lab.matrix import LabPlan, Target
+from kvmharness.lab.planning import LabPlan, Target
+from kvmharness.lab.workshop import Workshop
 from kvmharness.model import runfile
 from kvmharness.model.cases import select
 from kvmharness.model.run import CaseResult, Run, Settings
@@ -118,7 +119,7 @@ def plan(output: Path | None = None) -> LabPlan:
 
 def measure(
     kernel: resolve.Kernel, variant: Variant = DEFAULT, machine: LabMachine = TCG_SVM
-) -> matrix.Result:
+) -> planning.Result:
     (result,) = matrix.measure([Target(kernel, variant, machine)], plan(), 1, lambda _, line: None)
     return result
 
@@ -164,7 +165,7 @@ def test_a_cpu_without_svm_is_lost(cured: resolve.Kernel) -> None:
     assert "kvm_amd: insmod" in str(result.lost)
 
 
-def lost(result: matrix.Result) -> LabLost:
+def lost(result: planning.Result) -> LabLost:
     assert result.lost is not None
     return result.lost
 
@@ -193,7 +194,7 @@ def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
     (tmp_path / "modules.dep").write_text("kernel/fs/9p/9p.ko:\n")
     (tmp_path / "modules.builtin").write_text("kernel/fs/ext4/ext4.ko\n")
     without = dataclasses.replace(cured, modules=tmp_path, label="without")
-    targets = matrix.targets([without, cured], [DEFAULT], [TCG_SVM])
+    targets = planning.targets([without, cured], [DEFAULT], [TCG_SVM])
     found = {r.target: r for r in matrix.measure(targets, plan(), 2, lambda _, line: None)}
     assert "has no kvm_amd, as module or built in" in str(found[targets[0]].lost)
     assert found[targets[1]].run is not None
@@ -309,7 +310,7 @@ def test_no_machine_outlives_the_harness(number: signal.Signals, tmp_path: Path)
     assert wait_until(lambda: not machines_running(harness.pid), 5)
     left = [p for p in cache.folder("jobs").iterdir() if p.name.startswith(f"{harness.pid}-")]
     assert bool(left) == (number == signal.SIGKILL)
-    with matrix.Workshop():  # the next one sweeps up
+    with Workshop():  # the next one sweeps up
         assert not any(path.exists() for path in left)
 
 

@@ -1,4 +1,4 @@
-"""What is booted for what was asked: machines, kernels, variants, boots, and their names."""
+"""What is booted for what was asked: boots, their seeds, and which of them decides."""
 
 from __future__ import annotations
 
@@ -11,46 +11,17 @@ from kvmharness.analysis import expectations
 from kvmharness.analysis.expectations import Answer, Answered
 from kvmharness.commands import booting, check
 from kvmharness.commands.lab import settings
-from kvmharness.errors import UsageError
-from kvmharness.kernel import resolve, variants
+from kvmharness.kernel import resolve
 from kvmharness.kernel.build import AS_USUAL
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.lab import matrix, qemu
 from kvmharness.lab.boot import Boot
-from kvmharness.lab.machines import BOCHS_VMX, TCG_SVM
-from kvmharness.lab.matrix import LabPlan, Result, Target
+from kvmharness.lab.machines import TCG_SVM
+from kvmharness.lab.planning import LabPlan, Result, Target
 from kvmharness.model.cases import select
 from kvmharness.model.run import Run
 
 KERNEL = Kernel("a", "6.1", Path("vmlinuz"), None, "6.1")
-TDP, SHADOW = (variants.parse(name) for name in ("tdp", "shadow"))
-
-
-def labels(targets: list[Target]) -> list[str]:
-    return [target.label for target in targets]
-
-
-def test_what_there_is_one_of_is_not_named() -> None:
-    found = matrix.targets([KERNEL], [TDP, SHADOW], [TCG_SVM])
-    assert labels(found) == ["6.1-tdp", "6.1-shadow"]
-
-
-def test_machines_and_boots_are_named_where_there_are_several() -> None:
-    found = matrix.targets([KERNEL], [TDP], [TCG_SVM, BOCHS_VMX], 2)
-    assert labels(found) == [
-        "6.1-tdp-tcg-svm-boot1",
-        "6.1-tdp-tcg-svm-boot2",
-        "6.1-tdp-bochs-vmx-boot1",
-        "6.1-tdp-bochs-vmx-boot2",
-    ]
-    assert [target.boot for target in found] == [1, 2, 1, 2]
-    matrix.check_labels(found)
-
-
-def test_two_kernels_of_one_name_are_refused() -> None:
-    other = Kernel("b", "6.1", Path("other"), None, "6.1")
-    with pytest.raises(UsageError, match="measure them by two calls"):
-        matrix.check_labels(matrix.targets([KERNEL, other], [TDP], [TCG_SVM]))
 
 
 def test_each_boot_has_a_seed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from kvmharness.kernel import resolve, variants
 from kvmharness.kernel.variants import Variant
-from kvmharness.lab import matrix
+from kvmharness.lab import matrix, planning
 from kvmharness.lab.boot import LabMachine, Monitor
 from kvmharness.lab.machines import BOCHS_VMX, TCG_SVM
-from kvmharness.lab.matrix import Inner, LabPlan, Target
+from kvmharness.lab.planning import Inner, LabPlan, Target
 from kvmharness.model.cases import select
 from kvmharness.model.run import CaseResult, Run, Settings
 from tests.support.kernels import CURED, need_lab, newest
@@ -34,7 +34,7 @@ def cured() -> resolve.Kernel:
     return resolve.resolve(newest(CURED))
 
 
-def measure(target: Target) -> matrix.Result:
+def measure(target: Target) -> planning.Result:
     chosen = select(["long64/empty", "long64/cr0_wp"])
     plan = LabPlan(chosen, {"insn": SETTINGS}, None, None, None, perf=False)
     (result,) = matrix.measure([target], plan, 1, lambda _, line: None)

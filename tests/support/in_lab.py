@@ -15,9 +15,10 @@ import hypothesis
 import kvmharness
 from kvmharness.kernel import modules, resolve, variants
 from kvmharness.kernel.variants import Module
-from kvmharness.lab import capsule, engine, machines, matrix
+from kvmharness.lab import capsule, engine, machines
 from kvmharness.lab.boot import CONSOLE, Boot, LabMachine
 from kvmharness.lab.capsule import Item
+from kvmharness.lab.workshop import Workshop
 from tests.support.kernels import newest
 
 ROOT = Path(__file__).parents[2]
@@ -119,7 +120,7 @@ def _boot(named: str, kind: LabMachine, folder: Path, only: str) -> Boot:
 def run_tests(named: str, only: str, machine: str | None) -> int:
     """Boot, run the tests marked kvm (those that `only` selects), return pytest's status."""
     kind = machines.choose(machine)
-    with matrix.Workshop() as workshop:
+    with Workshop() as workshop:
         folder = workshop.job()
         boot = _boot(named, kind, folder, only)
         left = engine.Runner().run(boot, lambda line: print(f"{named}: {line}", flush=True))
