@@ -93,7 +93,7 @@ def test_a_closed_stdout_is_one_line() -> None:
 
 MEASURING = [
     "import kvmharness.analysis.summary as s; s.summarise = bug",
-    "import kvmharness.render.tables as t; t.show = bug",
+    "import kvmharness.render.tables as t; t.show_run = bug",
     "import kvmharness.measure.counting as c; c.Counting.count = bug",
 ]
 

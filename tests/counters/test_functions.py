@@ -10,6 +10,7 @@ import pytest
 from kvmharness.counters import functions
 from kvmharness.counters.functions import Probes, symbols
 from kvmharness.counters.tracefs import owner
+from kvmharness.model.counters import KPROBE_PREFIX
 
 KALLSYMS = b"""ffffffff81000000 T kvm_mmu_load\t[kvm]
 ffffffff81000010 t kvm_init_mmu.cold\t[kvm]
@@ -69,5 +70,6 @@ def test_without_kprobes_ftrace_is_asked_with_a_filter(tmp_path: Path) -> None:
         for event in probes.events:
             assert event.spec == "ftrace:function"
             assert event.filter is not None
-            assert event.filter.startswith("ip == ")
+            function = event.name.removeprefix(KPROBE_PREFIX)
+            assert event.filter.startswith(f"ip == {function}")
         assert len(probes.events) + len(probes.absent) == len(functions.FUNCTIONS)
