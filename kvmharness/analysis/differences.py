@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from kvmharness.model.run import Cpu, Lab, Run
+from kvmharness.model.host import Cpu, Lab
+from kvmharness.model.run import Run
 
 Facts = Mapping[str, object]
 

@@ -24,7 +24,7 @@ from kvmharness.kernel.versions import (
     layout_of_version,
     version_of,
 )
-from kvmharness.model.run import Evidence, Finding, Roles
+from kvmharness.model.host import Evidence, Finding, Roles
 
 if TYPE_CHECKING:
     from kvmharness.kernel.image import KernelFile

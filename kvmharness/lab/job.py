@@ -10,7 +10,8 @@ from kvmharness.guest.linux import Linux
 from kvmharness.kernel.variants import Module
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
-from kvmharness.model.run import Roles, Settings
+from kvmharness.model.host import Roles
+from kvmharness.model.run import Settings
 
 JOB, OUTCOME, RUN, SYMBOLS = "job.json", "outcome.json", "run.json", "kallsyms"
 # What came from a kernel inside is sent on under its name with this before it, its console too;

@@ -32,7 +32,8 @@ from kvmharness.lab.planning import LabPlan, OnProgress, Result, Target, file_na
 from kvmharness.lab.workshop import Workshop
 from kvmharness.measure import host
 from kvmharness.model import runfile
-from kvmharness.model.run import L0, Emulator, Host, Lab, Roles, Run
+from kvmharness.model.host import L0, Emulator, Host, Lab, Roles
+from kvmharness.model.run import Run
 
 Loaded = tuple[Module, Path]
 # No sign of life for so long is a hang, however short the time limit inside.

@@ -23,7 +23,7 @@ from kvmharness.kvm.fds import System
 from kvmharness.lab.job import CONSOLE, HOST, INNER, OUTCOME, RUN, Inner, JobOutcome
 from kvmharness.lab.wire import Receiver, Sender
 from kvmharness.measure import host
-from kvmharness.model.run import Roles
+from kvmharness.model.host import Roles
 
 # Before whatever is said of the kernel inside.
 LEVEL = "L1: "

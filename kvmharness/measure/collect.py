@@ -17,7 +17,8 @@ from kvmharness.measure.counting import Counting
 from kvmharness.measure.session import Others, Session
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
-from kvmharness.model.run import SCHEMA, Host, Roles, Run, Settings, Tool, timestamp
+from kvmharness.model.host import Host, Roles
+from kvmharness.model.run import SCHEMA, Run, Settings, Tool, timestamp
 
 Phase = Literal["begun", "measured", "counting", "counted"]
 

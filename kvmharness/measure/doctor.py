@@ -13,7 +13,7 @@ from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
 from kvmharness.kvm.fds import System
 from kvmharness.measure import host
-from kvmharness.model.run import Finding, Host, Kvm, Roles
+from kvmharness.model.host import Finding, Host, Kvm, Roles
 
 
 class Check(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from pathlib import Path
 from kvmharness.kernel import roles
 from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
-from kvmharness.model.run import Cpu, Host, KernelRecord, Kvm, Roles
+from kvmharness.model.host import Cpu, Host, KernelRecord, Kvm, Roles
 
 SYS = Path("/sys")
 PROC = Path("/proc")

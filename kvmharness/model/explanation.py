@@ -8,7 +8,7 @@ import msgspec
 
 from kvmharness.errors import UsageError
 from kvmharness.files import write_whole
-from kvmharness.model.run import Lab
+from kvmharness.model.host import Lab
 
 SCHEMA = "kvmharness.explain/1"
 # More of anything than a sample has.

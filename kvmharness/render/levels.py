@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kvmharness.model.counters import BELOW, BELOW_EXIT
-from kvmharness.model.run import CaseResult, Lab, Run
+from kvmharness.model.host import Lab
+from kvmharness.model.run import CaseResult, Run
 
 # Below this a count per op is the doorbells' own share or a timer tick, not the op's.
 SHOWN_FROM = 0.005

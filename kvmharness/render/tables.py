@@ -12,7 +12,8 @@ from kvmharness.analysis import stats, totals
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.run import PROOF_PREFIX, CaseResult, Finding, Interval, Run
+from kvmharness.model.host import Finding
+from kvmharness.model.run import PROOF_PREFIX, CaseResult, Interval, Run
 from kvmharness.render import levels
 from kvmharness.render.levels import SHOWN_FROM
 from kvmharness.text import figure, printable

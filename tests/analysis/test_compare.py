@@ -13,7 +13,8 @@ from kvmharness.analysis import causes, compare, differences
 from kvmharness.analysis.compare import Comparison, side
 from kvmharness.analysis.summary import classify_cases
 from kvmharness.errors import UsageError
-from kvmharness.model.run import L0, Emulator, KernelRecord, Run
+from kvmharness.model.host import L0, Emulator, KernelRecord
+from kvmharness.model.run import Run
 from kvmharness.render import compare_table, tables
 from tests.support.golden import same_as_golden
 from tests.support.recorded import recorded_run

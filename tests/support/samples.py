@@ -4,22 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from kvmharness.model.run import (
-    L0,
-    SCHEMA,
-    CaseClass,
-    CaseResult,
-    Cpu,
-    Emulator,
-    Finding,
-    Host,
-    KernelRecord,
-    Kvm,
-    Lab,
-    Run,
-    Settings,
-    Tool,
-)
+from kvmharness.model.host import L0, Cpu, Emulator, Finding, Host, KernelRecord, Kvm, Lab
+from kvmharness.model.run import SCHEMA, CaseClass, CaseResult, Run, Settings, Tool
 
 
 def class_of(printed: str) -> CaseClass:
