@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvmharness.counters.perf import Event
+from kvmharness.counters.perfstat import Event
 from kvmharness.counters.tracefs import has_tracepoint
 from kvmharness.model.counters import Counter, of
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from kvmharness.counters.perf import Event
+from kvmharness.counters.perfstat import Event
 from kvmharness.counters.tracefs import NOT_MOUNTED, abandoned, owner, tracing
 from kvmharness.model.counters import KPROBE_PREFIX, of
 

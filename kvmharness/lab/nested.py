@@ -13,7 +13,7 @@ import msgspec
 from kvmharness.counters import events
 from kvmharness.counters.below import EVENTS, PORT, REASONS, Counts
 from kvmharness.counters.kvmstats import KvmStats
-from kvmharness.counters.perf import PerfStat
+from kvmharness.counters.perfstat import PerfStat
 from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.source import Source
 from kvmharness.counters.tracefs import Instance

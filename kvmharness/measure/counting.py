@@ -12,7 +12,8 @@ from kvmharness.counters import events, perf, trust
 from kvmharness.counters.below import ABSENT as NONE_BELOW
 from kvmharness.counters.below import EVENTS, REASONS, Below
 from kvmharness.counters.functions import Probes
-from kvmharness.counters.perf import PerfError, PerfStat
+from kvmharness.counters.perf import PerfError
+from kvmharness.counters.perfstat import Event, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, WORK_ITEMS, ExitReasons, WorkItems
 from kvmharness.counters.reasons import NAME as EXIT_REASONS
 from kvmharness.counters.source import Source
@@ -60,7 +61,7 @@ class Counting:
         self._below = below
         self._stack = ExitStack()
         self._instance: Instance | None = None
-        self._passes: list[list[perf.Event]] = []
+        self._passes: list[list[Event]] = []
         self._around: dict[tuple[str, int], Taken] = {}
         self.absent: dict[str, str] = {}
         try:
@@ -81,7 +82,7 @@ class Counting:
         # since cycles are not.
         self._passes = [wanted for wanted in ([*able[0], *able[1]], able[2]) if wanted]
 
-    def _able(self, kinds: list[list[perf.Event]]) -> list[list[perf.Event]]:
+    def _able(self, kinds: list[list[Event]]) -> list[list[Event]]:
         """Return those of each kind's events that perf can count here; the others are absent.
 
         Raises PerfError where it counts nothing at all.  All are tried at once, as a start of
@@ -99,7 +100,7 @@ class Counting:
         perf.probe()
         return [self._able([wanted])[0] if wanted else [] for wanted in kinds]
 
-    def _tried(self, wanted: list[perf.Event]) -> tuple[PerfStat, dict[str, str]]:
+    def _tried(self, wanted: list[Event]) -> tuple[PerfStat, dict[str, str]]:
         """Count the whole life of a VM; return what perf can count, and what cannot be trusted."""
         with closing(PerfStat(wanted)) as stat:
             stat.attach_to(())

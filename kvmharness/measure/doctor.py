@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from kvmharness.counters import perf
+from kvmharness.counters import perf, perfstat
 from kvmharness.counters.functions import Probes
 from kvmharness.counters.kvmstats import DEBUGFS
 from kvmharness.errors import KvmError, Unavailable
@@ -98,7 +98,7 @@ def _perf() -> Iterator[Check]:
         if not probes.events:
             yield Check("KVM's functions", False, next(iter(probes.absent.values())))
             return
-        stat = perf.tried(probes.events)
+        stat = perfstat.tried(probes.events)
         how = "ftrace" if probes.events[0].filter else "kprobes"
         if stat.failure:
             mend = "nothing to type: a kernel with CONFIG_KPROBES lets them be counted"

@@ -12,7 +12,7 @@ import pytest
 from kvmharness.counters.below import EVENTS, Below
 from kvmharness.counters.calls import Calls
 from kvmharness.counters.kvmstats import KvmStats
-from kvmharness.counters.perf import Event, PerfStat
+from kvmharness.counters.perfstat import Event, PerfStat
 from kvmharness.counters.profile import KvmStat, Profile
 from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.source import Source, Watched

@@ -15,10 +15,8 @@ import pytest
 
 from kvmharness.counters import perf
 from kvmharness.counters.events import TRACEPOINTS, present
-from kvmharness.counters.perf import Attached, Event, PerfError, PerfStat, parse_counts
-from kvmharness.counters.reasons import ExitReasons
-from kvmharness.counters.reasons import parse as parse_reasons
-from kvmharness.counters.tracefs import Instance
+from kvmharness.counters.perf import Attached, PerfError
+from kvmharness.counters.perfstat import Event, PerfStat
 from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
 from kvmharness.model.cases import Case
@@ -182,50 +180,3 @@ def test_perf_speaks_c_whatever_the_user_speaks(
     attached.process.wait(20)
     assert attached.stderr() == "C\n"
     attached.close()
-
-
-def test_counts_are_matched_in_order() -> None:
-    text = (
-        "started on ...\n"
-        '{"counter-value" : "12.000000", "event" : "a", "pcnt-running" : 100.00}\n'
-        '{"counter-value" : "<not supported>", "event" : "b", "pcnt-running" : 0.00}\n'
-    )
-    events = [Event("first", "a"), Event("second", "b")]
-    assert parse_counts(text, events) == ({"first": 12}, {"second": "perf says <not supported>"})
-
-
-def test_what_was_counted_part_of_the_time_is_no_count() -> None:
-    # A line of perf 6.1 on a CPU whose counters were shared by more events than it has.
-    text = (
-        '{"counter-value" : "412507.000000", "unit" : "", "event" : "cycles:G", '
-        '"event-runtime" : 10321, "pcnt-running" : 2.04, "metric-value" : 0.000000, '
-        '"metric-unit" : ""}\n'
-    )
-    counts, absent = parse_counts(text, [Event("cycles:G", "cycles:G")])
-    assert counts == {}
-    assert absent == {"cycles:G": "counted 2.04 % of the time only, the rest is a guess"}
-
-
-@pytest.mark.parametrize("text", ["", "{}", '{"counter-value": 1}\n{"counter-value": 2}', "{x"])
-def test_other_output_is_refused(text: str) -> None:
-    with pytest.raises(PerfError, match="perf stat"):
-        parse_counts(text, [Event("a", "a")])
-
-
-def test_exit_reasons_are_counted_by_the_kernels_names() -> None:
-    # Lines as the kernel prints them: SVM's, and VMX's.
-    trace = (
-        "# tracer: nop\n"
-        " python-88 [001] d..1. 12.3: kvm_exit: vcpu 0 reason write_cr0 rip 0x10c6 info1 0x0\n"
-        " python-88 [001] d..1. 12.4: kvm_exit: vcpu 0 reason CR_ACCESS rip 0x10c6 info1 0x0\n"
-        " python-88 [001] d..1. 12.5: kvm_exit: vcpu 0 reason CR_ACCESS rip 0x10c6 info1 0x0\n"
-    )
-    assert parse_reasons(trace) == {"write_cr0": 1, "CR_ACCESS": 2}
-
-
-def test_exit_reasons_without_tracefs_are_absent_with_the_reason(tmp_path: Path) -> None:
-    with Instance(tmp_path) as instance:
-        reasons = ExitReasons(instance)
-        reasons.begin()
-        assert reasons.end() == {}
-    assert reasons.absent == {"exit_reasons": "tracefs: No such file or directory; run as root"}

@@ -8,7 +8,7 @@ import pytest
 
 from kvmharness.counters.events import present
 from kvmharness.counters.kvmstats import KvmStats
-from kvmharness.counters.perf import PerfStat
+from kvmharness.counters.perfstat import PerfStat
 from kvmharness.guest.vm import GuestVm
 from kvmharness.kvm.fds import System
 from kvmharness.measure.host import vendor_module
