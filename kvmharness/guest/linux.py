@@ -21,8 +21,8 @@ import msgspec
 
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KernelPanic, KvmError
 from kvmharness.guest import state
+from kvmharness.guest.loading import IDENTITY_MAP_ADDR, TSS_ADDR
 from kvmharness.guest.uart import Uart
-from kvmharness.guest.vm import IDENTITY_MAP_ADDR, TSS_ADDR
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System, Vcpu, Vm, huge_begin
 

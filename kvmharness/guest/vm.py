@@ -12,17 +12,14 @@ from typing import Any, Self
 
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
-from kvmharness.guest import forced_emulation, state, wx_check
-from kvmharness.guest.paging import PAGE, page_size, why_no_reload
+from kvmharness.guest import forced_emulation, loading, state, wx_check
+from kvmharness.guest.paging import why_no_reload
 from kvmharness.guest.vcpu_threads import VcpuThreads
 from kvmharness.kvm import exits
 from kvmharness.kvm.fds import System, Vcpu, Vm
 from kvmharness.kvm.raw import lib
-from kvmharness.model.cases import PAGED, WINDOW_OPS, Case
+from kvmharness.model.cases import WINDOW_OPS, Case
 
-# Below 4 GiB and above any guest's memory, where other VMMs put them too.
-IDENTITY_MAP_ADDR = 0xFFFBC000
-TSS_ADDR = 0xFFFBD000
 MAX_SAMPLES = int(lib.SHARED_MAX_SAMPLES)
 MAX_ITERATIONS = 2**32 - 1
 DEFAULT_TIMEOUT_S = 10.0
@@ -96,15 +93,16 @@ class GuestVm:
         self._proved = False
         with ExitStack() as stack:
             self.vm: Vm = stack.enter_context(system.create_vm())
-            self.vm.set_identity_map_addr(IDENTITY_MAP_ADDR)
-            self.vm.set_tss_addr(TSS_ADDR)
-            if case["irqchip"]:
-                self.vm.create_irqchip()
-            self._create_memory()
+            self.memory = loading.prepare(self.vm, case)
             self.roots = state.load(self._blob, case, self.memory)
-            self.vcpus: list[Vcpu] = [
-                self._create_vcpu(system, stack, number) for number in range(case["vcpus"])
-            ]
+            loaded = loading.Loaded(case, self._blob, self.memory, self.roots)
+            cpuid = system.get_supported_cpuid()
+            self._protections = _protections(cpuid)
+            self.vcpus: list[Vcpu] = []
+            for number in range(case["vcpus"]):
+                vcpu = stack.enter_context(self.vm.create_vcpu(number))
+                loaded.start(vcpu, cpuid, number, proves=self._can_prove and number == 0)
+                self.vcpus.append(vcpu)
             self._threads = stack.enter_context(VcpuThreads(len(self.vcpus), cpus))
             self.tsc_khz = self.vcpus[0].get_tsc_khz()
             self._stack = stack.pop_all()
@@ -113,58 +111,6 @@ class GuestVm:
     def thread_ids(self) -> list[int]:
         """The kernel's ids of the threads that run the vCPUs."""
         return self._threads.ids
-
-    def _create_memory(self) -> None:
-        """Create the memslots: RAM, the pages to touch, and those that nobody uses."""
-        case = self.case
-        self.memory = self.vm.set_user_memory_region(0, 0, lib.GUEST_MEMORY)
-        slots = 1
-        if case["pages"]:
-            at = lib.GUEST_HUGE_PAGES if case["huge"] else lib.GUEST_PAGES
-            size = page_size(case) * case["pages"]
-            huge = bool(case["huge"])
-            self.vm.set_user_memory_region(slots, at, size, huge=huge, populate=True)
-            slots += 1
-        for slot in range(slots, case["slots"]):
-            self.vm.set_user_memory_region(slot, lib.GUEST_SLOTS + 2 * PAGE * slot, PAGE)
-
-    def _entry(self, symbol: str) -> int:
-        suffix = "_pages" if self.case["pages"] and symbol == "op" else ""
-        return self._blob.symbols[f"{symbol}_{self.case.op}{suffix}"]
-
-    def _create_vcpu(self, system: System, stack: ExitStack, number: int) -> Vcpu:
-        vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(number))
-        cpuid = system.get_supported_cpuid()
-        vcpu.set_cpuid2(cpuid)
-        self._protections = _protections(cpuid)
-        sregs = vcpu.get_sregs()
-        state.set_mode(sregs, self.case, self.roots)
-        vcpu.set_sregs(sregs)
-        proves = self._can_prove and number == 0
-        entry = self._entry("prove" if proves else "op")
-        vcpu.set_regs(state.registers(self.case, entry, number))
-        if number and self.case["irqchip"]:
-            # Otherwise it waits for the INIT and SIPI that a firmware would send.
-            vcpu.set_mp_state(lib.KVM_MP_STATE_RUNNABLE)
-        self._write_parameters(number)
-        return vcpu
-
-    def _write_parameters(self, vcpu: int) -> None:
-        """Fill in what of a vCPU's shared page does not change between measurements."""
-        case, page, offset = self.case, state.shared_page(vcpu), state.offset(self.case)
-        small = lib.GUEST_PAGES_AT if case.mode in PAGED else lib.GUEST_PAGES
-        at = lib.GUEST_HUGE_PAGES if case["huge"] else small
-        switch = self.roots.first ^ self.roots.second if self.roots else 0
-        barrier = offset + lib.GUEST_SHARED + lib.SHARED_ARRIVED
-        for where, form, value in (
-            (lib.SHARED_NEXT, "<Q", offset + self._entry("op")),
-            (lib.SHARED_BARRIER, "<Q", barrier),
-            (lib.SHARED_CR3_XOR, "<I", switch),
-            (lib.SHARED_TOUCH_AT, "<Q", at),
-            (lib.SHARED_TOUCH_STRIDE, "<I", page_size(case)),
-            (lib.SHARED_TOUCH_PAGES, "<I", case["pages"]),
-        ):
-            struct.pack_into(form, self.memory, page + where, value)
 
     def _ask(self, iterations: int, samples: int, meeting: int) -> None:
         """Write what each vCPU shall do; `meeting` of them wait for each other."""
