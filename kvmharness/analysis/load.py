@@ -44,12 +44,16 @@ def apart(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     return runs, explanations
 
 
+def _read(paths: Sequence[Path]) -> list[RunFile]:
+    return [RunFile(printable(path.stem), runfile.read(path)) for path in _files(paths)]
+
+
 def classified(paths: Sequence[Path]) -> list[RunFile]:
     """Read the runs and class their cases afresh: a killed run's classes may be older.
 
     Raises UsageError for anything that is no result file.
     """
-    runs = [RunFile(printable(path.stem), runfile.read(path)) for path in _files(paths)]
+    runs = _read(paths)
     for found in runs:
         summary.classify_cases(found.run)
     return runs
@@ -60,7 +64,7 @@ def summarised(paths: Sequence[Path]) -> list[RunFile]:
 
     Raises UsageError for anything that is no result file.
     """
-    runs = [RunFile(printable(path.stem), runfile.read(path)) for path in _files(paths)]
+    runs = _read(paths)
     for found in runs:
         summary.summarise(found.run)
     return runs

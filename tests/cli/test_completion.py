@@ -18,20 +18,23 @@ CODE = (
 )
 
 
-def complete(*words: str, shell: str = "bash") -> tuple[list[str], set[str]]:
-    """Return what the last of `words` is completed to, and the packages loaded for it."""
-    asked = {
-        "_KVMHARNESS_COMPLETE": f"{shell}_complete",
-        "COMP_WORDS": " ".join(words),
-        "COMP_CWORD": str(len(words) - 1) if shell != "fish" else words[-1],
-    }
-    done = subprocess.run(
+def ask(**asked: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [sys.executable, "-c", CODE],
         env={**os.environ, **asked},
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
+    )
+
+
+def complete(*words: str, shell: str = "bash") -> tuple[list[str], set[str]]:
+    """Return what the last of `words` is completed to, and the packages loaded for it."""
+    done = ask(
+        _KVMHARNESS_COMPLETE=f"{shell}_complete",
+        COMP_WORDS=" ".join(words),
+        COMP_CWORD=str(len(words) - 1) if shell != "fish" else words[-1],
     )
     assert "Traceback" not in done.stderr
     loaded = {name.partition(".")[0] for name in done.stderr.split()}
@@ -66,13 +69,5 @@ def test_zsh_and_fish_are_told_what_an_op_is() -> None:
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_every_shell_gets_its_script(shell: str) -> None:
-    asked = {"_KVMHARNESS_COMPLETE": f"{shell}_source"}
-    done = subprocess.run(
-        [sys.executable, "-c", CODE],
-        env={**os.environ, **asked},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ask(_KVMHARNESS_COMPLETE=f"{shell}_source")
     assert "_KVMHARNESS_COMPLETE" in done.stdout

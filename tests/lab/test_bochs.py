@@ -21,9 +21,11 @@ from kvmharness.lab.boot import CONSOLE, RESULTS, Boot
 from kvmharness.lab.engine import Left, Runner
 from kvmharness.lab.machines import BOCHS_VMX
 from kvmharness.model import runfile
-from kvmharness.model.run import CaseResult, Run
+from kvmharness.model.run import Run
+from tests.support.figures import case, median
 from tests.support.kernels import CURED, REQUIRE, UNCURED, need_lab, newest
 from tests.support.pvh import pvh_kernel
+from tests.support.small_disk import small_disk
 
 __all__ = ["pvh_kernel"]
 
@@ -149,14 +151,8 @@ def test_a_kernel_that_cannot_be_entered_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small file system")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "small", "16m") as folder:
+        yield folder
 
 
 def test_a_disk_image_for_which_there_is_no_room_is_told(pvh_kernel: Kernel, small: Path) -> None:
@@ -248,16 +244,6 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_of(folder: Path, series: str, variant: str) -> Run:
     (path,) = folder.glob(f"{series}.*-{variant}.json")
     return runfile.read(path)
-
-
-def case(run: Run, name: str) -> CaseResult:
-    return next(c for c in run.cases if c.name == name)
-
-
-def median(run: Run, name: str) -> float:
-    per_op = case(run, name).per_op
-    assert per_op is not None
-    return per_op.median
 
 
 @pytest.mark.parametrize(

@@ -69,49 +69,41 @@ def test_the_same_files_give_the_same_bytes(
     assert first.path.read_bytes() == second.path.read_bytes()
 
 
-def test_it_is_made_once_and_anew_when_a_file_has_changed(tmp_path: Path) -> None:
-    module = tmp_path / "a_module.py"
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file of a module of ours that can be imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path / "a_module.py"
+
+
+def test_it_is_made_once_and_anew_when_a_file_has_changed(module: Path) -> None:
     module.write_text("x = 1\n")
-    sys.path.insert(0, str(tmp_path))
-    try:
-        first = capsule.base(("a_module",))
-        made = first.path.stat()
-        assert capsule.base(("a_module",)) == first
-        assert first.path.stat().st_mtime_ns == made.st_mtime_ns
-        module.write_text("x = 2\n")
-        second = capsule.base(("a_module",))
-        module.write_text("import colorsys\n")
-        third = capsule.base(("a_module",))
-    finally:
-        sys.path.remove(str(tmp_path))
+    first = capsule.base(("a_module",))
+    made = first.path.stat()
+    assert capsule.base(("a_module",)) == first
+    assert first.path.stat().st_mtime_ns == made.st_mtime_ns
+    module.write_text("x = 2\n")
+    second = capsule.base(("a_module",))
+    module.write_text("import colorsys\n")
+    third = capsule.base(("a_module",))
     assert len({first.sha256, second.sha256, third.sha256}) == 3
     assert f"{capsule.LIBRARY}/colorsys.pyc" in entries(third)
 
 
-def test_only_the_last_few_are_kept(tmp_path: Path) -> None:
-    module = tmp_path / "a_module.py"
-    sys.path.insert(0, str(tmp_path))
-    try:
-        for number in range(capsule.KEPT + 2):
-            module.write_text(f"x = {number}\n")
-            last = capsule.base(("a_module",))
-            os.utime(last.path.parent, (number, number))
-    finally:
-        sys.path.remove(str(tmp_path))
+def test_only_the_last_few_are_kept(module: Path) -> None:
+    for number in range(capsule.KEPT + 2):
+        module.write_text(f"x = {number}\n")
+        last = capsule.base(("a_module",))
+        os.utime(last.path.parent, (number, number))
     folders = [p for p in cache.folder("capsules").iterdir() if p.is_dir()]
     assert len(folders) == capsule.KEPT
     assert last.path.exists()
 
 
-def test_one_that_was_used_a_moment_ago_is_not_removed(tmp_path: Path) -> None:
-    module = tmp_path / "a_module.py"
-    sys.path.insert(0, str(tmp_path))
-    try:
-        for number in range(capsule.KEPT + 2):
-            module.write_text(f"x = {number}\n")
-            capsule.base(("a_module",))
-    finally:
-        sys.path.remove(str(tmp_path))
+def test_one_that_was_used_a_moment_ago_is_not_removed(module: Path) -> None:
+    for number in range(capsule.KEPT + 2):
+        module.write_text(f"x = {number}\n")
+        capsule.base(("a_module",))
     folders = [p for p in cache.folder("capsules").iterdir() if p.is_dir()]
     assert len(folders) == capsule.KEPT + 2
 

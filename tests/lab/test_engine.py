@@ -20,6 +20,7 @@ from kvmharness.lab.boot import CONSOLE, RESULTS, Boot, LabMachine
 from kvmharness.lab.engine import Left, Runner
 from kvmharness.lab.job import OUTCOME, RUN
 from kvmharness.lab.wire import Sender
+from tests.support.small_disk import small_disk
 
 Run = Callable[..., Left]
 
@@ -149,21 +150,16 @@ def test_an_emulator_that_is_killed_is_lost(run: Run) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def full(tmp_path: Path) -> Iterator[Path]:
     """A file system of one page."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(folder)]
-    if subprocess.run(mounting, capture_output=True, check=False).returncode:
-        pytest.skip("this user may mount no small disk")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "small", "4k") as folder:
+        yield folder
 
 
-def test_a_full_disk_under_the_results_is_lost(small_disk: Path, tmp_path: Path) -> None:
+def test_a_full_disk_under_the_results_is_lost(full: Path, tmp_path: Path) -> None:
     sending(tmp_path, "all", RUN, *("x" * 3000 for _ in range(3)), OUTCOME)
     text = f"seq 800 > {CONSOLE}; cat {tmp_path}/all > {RESULTS}; exit 0"
-    left = Runner().run(boot(small_disk, text), lambda line: None)
+    left = Runner().run(boot(full, text), lambda line: None)
     assert "the machine ended before" in str(left.lost)
 
 

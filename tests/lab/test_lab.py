@@ -25,7 +25,8 @@ from kvmharness.lab.planning import LabPlan, Target
 from kvmharness.lab.workshop import Workshop
 from kvmharness.model import runfile
 from kvmharness.model.cases import select
-from kvmharness.model.run import CaseResult, Run, Settings
+from kvmharness.model.run import Run, Settings
+from tests.support.figures import case, median
 from tests.support.kernels import CURED, UNCURED, need_lab, newest
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -61,32 +62,22 @@ def run_of(measured: tuple[Path, str], series: str) -> Run:
     return runfile.read(path)
 
 
-def case(run: Run, op: str) -> CaseResult:
-    return next(c for c in run.cases if c.op == op)
-
-
-def median(run: Run, op: str) -> float:
-    per_op = case(run, op).per_op
-    assert per_op is not None
-    return per_op.median
-
-
 def test_the_regression_and_its_cure_are_told_by_their_class(measured: tuple[Path, str]) -> None:
     uncured, cured = (run_of(measured, series) for series in (UNCURED, CURED))
-    assert str(case(uncured, "cr0_wp").class_) == "exit/rebuilt"
-    assert str(case(cured, "cr0_wp").class_) == "exit/kept"
+    assert str(case(uncured, "long64/cr0_wp").class_) == "exit/rebuilt"
+    assert str(case(cured, "long64/cr0_wp").class_) == "exit/kept"
     assert uncured.host.kvm.role_layout.value == "unified"
     assert cured.host.kvm.role_layout.value == "split"
     for run in (uncured, cured):
-        assert str(case(run, "empty").class_) == "no-exit/kept"
-        assert str(case(run, "cpuid").class_) == "exit/kept"
+        assert str(case(run, "long64/empty").class_) == "no-exit/kept"
+        assert str(case(run, "long64/cpuid").class_) == "exit/kept"
 
 
 def test_the_figures_are_those_of_the_classes(measured: tuple[Path, str]) -> None:
     uncured, cured = (run_of(measured, series) for series in (UNCURED, CURED))
-    assert median(uncured, "cr0_wp") > 20 * median(cured, "cr0_wp")
+    assert median(uncured, "long64/cr0_wp") > 20 * median(cured, "long64/cr0_wp")
     # The loop's decrement and jump, and its share of the six instructions around a sample.
-    assert median(uncured, "empty") == median(cured, "empty") == 2.06
+    assert median(uncured, "long64/empty") == median(cured, "long64/empty") == 2.06
 
 
 def test_a_run_of_the_lab_says_what_it_is(measured: tuple[Path, str]) -> None:
@@ -135,7 +126,7 @@ def test_a_kernel_without_9p_or_virtio_is_enough(flavour: str) -> None:
     result = measure(resolve.resolve(name))
     assert result.lost is None
     assert result.run is not None
-    assert median(result.run, "empty") == pytest.approx(2.3)
+    assert median(result.run, "long64/empty") == pytest.approx(2.3)
 
 
 def test_a_kernel_that_lacks_what_the_lab_needs_is_refused(

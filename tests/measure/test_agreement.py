@@ -27,6 +27,19 @@ OPS = 2000
 SLACK = 40
 
 
+def counted(system: System, op: str) -> dict[str, int]:
+    """Count an op by perf and by KVM's statistics at once."""
+    events, _ = present()
+    with GuestVm(system, Case("long64", op)) as guest:
+        guest.measure(10, 1)
+        with closing(PerfStat(events)) as stat, closing(KvmStats()) as stats:
+            stat.attach(guest)
+            stats.attach(guest)
+            counts = guest.measure(OPS, 1, [stat, stats]).counts
+    assert stat.failure is None
+    return counts
+
+
 @pytest.mark.kvm
 @needs_perf
 @pytest.mark.parametrize("op", ["empty", "cr0_wp", "cpuid", "pio"])
@@ -34,17 +47,7 @@ def test_statistics_and_tracepoints_agree(system: System, op: str) -> None:
     pairs = PAIRS.get(vendor_module() or "")
     if pairs is None:
         pytest.skip(f"no pairs are declared for {vendor_module()}")
-    events, _ = present()
-    with GuestVm(system, Case("long64", op)) as guest:
-        guest.measure(10, 1)
-        with (
-            closing(PerfStat(events)) as stat,
-            closing(KvmStats()) as stats,
-        ):
-            stat.attach(guest)
-            stats.attach(guest)
-            counts = guest.measure(OPS, 1, [stat, stats]).counts
-    assert stat.failure is None
+    counts = counted(system, op)
     for statistic, tracepoint in pairs:
         assert counts[statistic] == pytest.approx(counts[tracepoint], abs=SLACK, rel=0.01)
 
@@ -54,16 +57,7 @@ def test_statistics_and_tracepoints_agree(system: System, op: str) -> None:
 def test_toggle_on_kvm_pvm_is_emulated_and_looks_its_root_up(system: System) -> None:
     if vendor_module() != "kvm_pvm":
         pytest.skip("a statement about kvm_pvm")
-    events, _ = present()
-    with GuestVm(system, Case("long64", "cr0_wp")) as guest:
-        guest.measure(10, 1)
-        with (
-            closing(PerfStat(events)) as stat,
-            closing(KvmStats()) as stats,
-        ):
-            stat.attach(guest)
-            stats.attach(guest)
-            counts = guest.measure(OPS, 1, [stat, stats]).counts
+    counts = counted(system, "cr0_wp")
     assert counts["kvm:kvm_exit"] == 0
     assert counts["kvmmmu:kvm_mmu_get_page[created==0]"] == pytest.approx(OPS, rel=0.01)
     assert counts["kvmmmu:kvm_mmu_get_page[created==1]"] <= SLACK
