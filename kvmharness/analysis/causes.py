@@ -124,7 +124,7 @@ PLACES: Mapping[str, tuple[int, int]] = {
 
 
 def class_change(base: Account, new: Account) -> Literal["worse", "better"] | None:
-    """Say which way the class has changed; None where it has not, or one word went either way."""
+    """Say which way the class has changed; None where it has not, or its two words disagree."""
     ways = set()
     for before, now in ((base.how, new.how), (base.root, new.root)):
         if before in PLACES and now in PLACES:

@@ -10,10 +10,10 @@ import numpy as np
 from kvmharness.analysis.stats import Floats, by_vm
 from kvmharness.model.run import CaseResult
 
-# From so many samples a VM on an order is no chance, and from this share on a climb matters.
+# A VM with fewer samples may climb by chance; a climb by a smaller share does not matter.
 FEWEST = 4
 SHARE = 0.01
-# So many of the steps go up: a sample may hold a tick.
+# The share of steps that must go up: not all, as a sample may hold a tick.
 MOSTLY = 0.75
 
 

@@ -191,9 +191,10 @@ class _Pair:
     def _why_not_iterations(
         self, old: Sequence[CaseResult], young: Sequence[CaseResult]
     ) -> str | None:
-        """Exact counts hold a sample's own few instructions, shared out among its ops.
+        """Return why the samples' lengths keep a case from being compared, None where they do not.
 
-        Real time does not show them, but samples of other lengths meet other disturbances.
+        An exact count holds a sample's own few instructions, shared out among its ops.  Real time
+        does not show them, but samples of other lengths meet other disturbances.
         """
         given = sorted({result.iterations or 0 for result in [*old, *young] if result.samples})
         most = given[0] * (MOST_APART if self.clock != "insn" else 1)

@@ -168,7 +168,7 @@ def _options(runs: Iterable[Run]) -> dict[str, None]:
 
 
 def compared(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
-    """Say what is compared, a line a fact: `kernel 5.10.0 → 6.1.0`; empty for one kernel."""
+    """Say what is compared, one line per fact: `kernel 5.10.0 → 6.1.0`; empty for one kernel."""
     changes = _changes(base, new, subject)
     if "kernel" in changes:
         # Another kernel has another build and other modules: they tell builds of one apart.
@@ -177,7 +177,7 @@ def compared(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
 
 
 def differing(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
-    """Say what else differs and could explain a change away, a line a fact."""
+    """Say what else differs and could explain a change away, one line per fact."""
     changes = _changes(base, new, _surroundings)
     sources = {"kernel command line": _words}
     if all(run.host.kernel.config for run in (*base, *new)):

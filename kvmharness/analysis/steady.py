@@ -18,7 +18,7 @@ def _undisturbed(result: CaseResult) -> list[int]:
 def chosen(result: CaseResult) -> tuple[list[float], list[int]]:
     """Return the samples that carry the case's figure, and the VM of each.
 
-    They are all of them where too few VMs have undisturbed ones; mostly_disturbed() then says so.
+    All samples carry it where too few VMs have undisturbed ones; mostly_disturbed() says so then.
     """
     kept = _undisturbed(result)
     vms = [result.vms[n] for n in kept]

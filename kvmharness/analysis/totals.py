@@ -29,7 +29,7 @@ def of_vms(result: CaseResult) -> dict[int, float]:
 
 
 def sums(result: CaseResult) -> list[Floats] | None:
-    """Return the samples, grouped by VM, each with what its VM deferred, were it noise."""
+    """Return the samples, grouped by VM, each with what its VM deferred, even if that is noise."""
     late = of_vms(result)
     samples, vms = steady.chosen(result)
     if not vms or any(vm not in late for vm in vms):

@@ -1,1 +1,1 @@
-"""One command of the command line a module; each imports what it needs when it is called."""
+"""One module per command of the command line; each imports what it needs when it is called."""

@@ -57,7 +57,7 @@ def ask(
 
 
 def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
-    """Boot each kernel as asked, and return what was measured inside: a run a boot, by kernel.
+    """Boot each kernel as asked, and return what was measured inside: one run per boot, by kernel.
 
     Raises UsageError for what is no kernel, LabLost for the first that was lost, Unavailable
     for one that cannot do the variant.

@@ -29,7 +29,7 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
 def _booted(
     paths: tuple[Path, ...], recipe: Recipe, variant: str, kind: LabMachine, boots: int | None
 ) -> list[Side]:
-    """Boot what the paths name as kernels; each is a side of a run a boot."""
+    """Boot what the paths name as kernels; each is a side that has one run per boot."""
     from kvmharness.analysis import compare
     from kvmharness.commands import booting
     from kvmharness.model import suites

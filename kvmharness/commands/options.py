@@ -32,7 +32,7 @@ def tell_kept(output: Output | None) -> None:
 
 
 class Number(click.FloatRange):
-    """A range that is not left by what is no number."""
+    """A range of numbers; NaN, which no bound excludes, is outside of it."""
 
     def convert(self, value: Any, param: Any, ctx: Any) -> float:
         number: float = super().convert(value, param, ctx)

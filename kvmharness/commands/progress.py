@@ -1,4 +1,4 @@
-"""Progress on stderr, of builds and of machines that run at once: a line each, phases in a log."""
+"""Progress of builds and machines on stderr: a line for each, on a terminal; in a log, phases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from kvmharness.lab.planning import OnProgress, Target
 
-# What counts on is repeated in a log no sooner.
+# A log gets no count of compiled files sooner after the last one.
 EVERY_S = 30.0
 
 
@@ -43,7 +43,7 @@ def watch(targets: Sequence[Target]) -> Iterator[OnProgress]:
 
 
 def _log(target: Target, line: str) -> None:
-    """Write a line a phase: a log needs no line a case."""
+    """Write one line per phase; a log needs none per case."""
     if not line.startswith(("warming", "measuring", "counting")):
         print(f"{target.label}: {line}", file=sys.stderr, flush=True)
 
@@ -58,7 +58,7 @@ def building(what: str) -> Iterator[Callable[[str], None]]:
     with console.status(what) as status:
 
         def heard(line: str) -> None:
-            # What only counts is replaced; what was found out stays to be read.
+            # A count replaces the one before it; any other line stays to be read.
             if _counts(line):
                 status.update(f"{what}: {line}")
             else:

@@ -1,1 +1,1 @@
-"""What was counted per op: one module a source."""
+"""What was counted per op: one module per source."""

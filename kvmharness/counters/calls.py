@@ -50,7 +50,7 @@ class Calls(TextSource):
         self._write("current_tracer", TRACER)
 
     def close(self) -> None:
-        """Let the tracer go: its instance could not be removed."""
+        """Let the tracer go: an instance that has one cannot be removed."""
         folder = self._instance.folder
         if folder is not None:
             with suppress(OSError):

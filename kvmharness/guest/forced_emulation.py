@@ -1,7 +1,7 @@
 """KVM's parameter that lets a guest force the emulation of an instruction.
 
-It is read where KVM handles an undefined instruction, which KVM intercepts in any case, so it
-costs a guest that executes none nothing.  Every VM of the host gets it, though: on a host it is
+It is read where KVM handles an undefined instruction, which KVM intercepts in any case, so a
+guest that executes none pays nothing for it.  Every VM of the host gets it, though: on a host it is
 left as it is.
 """
 
@@ -17,7 +17,7 @@ OFF = frozenset({"0", "N"})
 
 @contextmanager
 def allowed(may_set: bool, parameter: Path = PARAMETER) -> Iterator[str | None]:
-    """Have the prefix on meanwhile, by setting it if `may_set`; yield why it is not, or None."""
+    """Keep the prefix on within a `with` block, set if `may_set`; yield why it is off, or None."""
     try:
         before = parameter.read_text().strip()
     except OSError:

@@ -88,7 +88,7 @@ def _directory(tables: _Tables, case: Case) -> tuple[int, int]:
 
 
 def _huge_pages(tables: _Tables, pointers: int, pages: int) -> None:
-    """Map 2 MiB pages from GUEST_HUGE_PAGES on, a directory a GiB."""
+    """Map 2 MiB pages from GUEST_HUGE_PAGES on, one directory per GiB."""
     for first in range(0, pages, tables.entries):
         directory = tables.new()
         at = lib.GUEST_HUGE_PAGES + first * HUGE_PAGE

@@ -27,7 +27,7 @@ LISTS_AGE_S = 24 * 3600
 KERNEL = re.compile(r"linux-image-\d[\w.+~-]*-amd64")
 # No kernels to boot: debug symbols, unsigned twins.
 LEAVE_OUT = re.compile(r"-(dbg|unsigned)$")
-# Found by name, and listed with the plain ones by nobody.
+# Fetched where somebody names one; left out of the list of kernels.
 FLAVOUR = re.compile(r"-(cloud|rt)-")
 # From 6.19 on linux-image is empty, and these, which it depends on, carry the files.
 PART = re.compile(r"linux-(?:binary|modules|base)-\d[\w.+~-]*-amd64")
@@ -72,7 +72,7 @@ def _run(command: list[str], what: str) -> str:
 def mirrors(targets: str) -> tuple[str, str | None]:
     """Return the addresses of Debian's archive and of its security archive (None: not named).
 
-    `targets` is a line an index, `LABEL<tab>URI`, as `apt-get indextargets` prints it.
+    `targets` has one line per index, `LABEL<tab>URI`, as `apt-get indextargets` prints it.
     """
     lines = [line.partition("\t") for line in reversed(targets.splitlines())]
     found = {label: uri for label, _, uri in lines}

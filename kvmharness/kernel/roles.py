@@ -265,7 +265,7 @@ def _read(path: Path) -> bytes | None:
 
 def running() -> Roles:
     """Return what the running kernel tells, in about 0.3 s; evidence it lacks is skipped."""
-    # Not for whoever is told the answer, as a lab is: this import is a tenth of all it does.
+    # A lab, which is told the answer, does without: the import is a tenth of its work.
     from kvmharness.kernel.image import KernelFile  # noqa: PLC0415
 
     uname = os.uname()
@@ -283,7 +283,7 @@ def running() -> Roles:
 
 
 def of_path(path: Path | str) -> Roles:
-    """Return what a kernel's file, package or directory tells (see kernelfile.py).
+    """Return what a kernel's file, package or directory tells (see kernel/image.py).
 
     Raises UsageError where it cannot be read as one.
     """

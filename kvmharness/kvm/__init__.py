@@ -1,1 +1,1 @@
-"""The KVM layer: one object a file descriptor, one method an ioctl, exits typed."""
+"""The KVM layer: one object per file descriptor, one method per ioctl, exits typed."""

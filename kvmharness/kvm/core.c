@@ -134,7 +134,7 @@ static void kvmh_cpuid(uint32_t leaf, uint32_t registers[4])
 
 /*
  * Ask for a trace of the samples that come next, under a label: NOPs of a form that nobody
- * else uses, a bit each, which lab/plugin.h knows where QEMU watches and which are NOPs
+ * else uses, one per bit.  lab/plugin.h knows them where QEMU watches; they are NOPs
  * everywhere else.
  */
 static void kvmh_trace_next(uint32_t label)

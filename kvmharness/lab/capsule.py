@@ -103,7 +103,7 @@ def interpreter() -> Path:
 def _how(binary: str) -> Literal["copy", "strip"]:
     """Tell whether a binary is to be stripped: Python's own are, since many builds are not.
 
-    A wheel's libraries have been moved about in, and strip may break such files.
+    A wheel's libraries were rewritten when it was packed, and strip may break such files.
     """
     own = Path(binary).is_relative_to(sys.base_prefix) and "site-packages" not in binary
     return "strip" if own else "copy"

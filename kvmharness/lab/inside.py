@@ -37,7 +37,7 @@ MOST_WINDOWS = 50
 JOB_AT, PORT = Path("/job"), Path("/dev/ttyS1")
 # A run is sent as far as it has come at most so often, by the clock inside.
 SEND_EVERY_S = 1.0
-# No whole number of pages.
+# Bytes more for each boot: no whole number of pages, so that places in a page differ too.
 DISPLACEMENT = 5_000_011
 
 
@@ -132,7 +132,7 @@ def _measure(sender: Sender, job: Job) -> None:
 
 
 def _functions() -> bytes:
-    """Return what /proc/kallsyms has of functions: half of it."""
+    """Return the lines of /proc/kallsyms that name functions, about half of it."""
     lines = Path("/proc/kallsyms").read_bytes()
     return b"\n".join(re.findall(rb"^\S+ [tTwW] .*$", lines, re.MULTILINE))
 

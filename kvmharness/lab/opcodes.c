@@ -3,7 +3,7 @@
  * of instructions cannot weigh: flushes of caches and TLBs, loads of control registers, writes
  * of MSRs, entries of its guest.
  *
- * The file has a line a request: its label, how many samples were seen, the counts.
+ * The file has one line per request: its label, how many samples were seen, the counts.
  */
 #define PLUGIN "opcodes"
 #include "plugin.h"

@@ -28,7 +28,7 @@ struct tb;
 struct insn;
 struct scoreboard;
 
-/* qemu_plugin_u64: a counter, a copy a vCPU. */
+/* qemu_plugin_u64: a counter that each vCPU has a copy of. */
 struct counter {
 	struct scoreboard *score;
 	size_t offset;

@@ -2,7 +2,7 @@
  * A plugin of QEMU's TCG: which blocks of instructions ran in a sample, each with how many of its
  * instructions were begun.
  *
- * The file, in 64-bit little-endian words: HEADER, then a word an event (see below), then
+ * The file, in 64-bit little-endian words: HEADER, then one word per event (see below), then
  * the blocks that the events name, then END, the number of words before the blocks, and the
  * number of blocks.  A file without END was cut short.
  *

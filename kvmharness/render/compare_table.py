@@ -1,4 +1,4 @@
-"""What a person reads of a comparison: one sentence, what differs, a line a case."""
+"""What a person reads of a comparison: one sentence, what differs, one line per case."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLOURS = {
 
 
 def _ratio(value: float) -> str:
-    # Near 1 the digits behind the point are what one reads.
+    # Near 1 only the digits behind the point tell ratios apart.
     return f"{value:.4f}" if 0.1 <= value < 10 else figure(value)
 
 

@@ -15,7 +15,7 @@ def _name(name: str) -> str:
 
 
 def folded(explanation: Explanation) -> str:
-    """Return a line a call path, `root;caller;function N`: its own instructions over all ops.
+    """Return one line per call path, `root;caller;function N`: its own instructions over all ops.
 
     flamegraph.pl, inferno and speedscope read it.
     """
@@ -28,7 +28,7 @@ def folded(explanation: Explanation) -> str:
 
 
 def folded_pair(before: Explanation, after: Explanation) -> str:
-    """Return a line a call path with both kernels' own instructions per 1,000 ops.
+    """Return one line per call path, with both kernels' own instructions per 1,000 ops.
 
     As difffolded.pl writes it, for flamegraph.pl.
     """

@@ -39,12 +39,12 @@ def console() -> Console:
 
 
 def plain(text: str) -> Text:
-    """Return text from a file as text: what is no character to print comes as its escape."""
+    """Return text from a file for rich to print as it is, unprintable characters as escapes."""
     return Text(printable(text))
 
 
 def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
-    """Print the dearest functions of a case, a row each; what is sampled is called so."""
+    """Print one row for each of a case's dearest functions; say so where they were sampled."""
     total = sum(row.net for row in profiled.rows)
     unit = f"{profiled.unit}/op"
     mark = "sampled " if profiled.sampled else ""
@@ -149,7 +149,7 @@ def head(run: Run) -> Sequence[str]:
 
 
 def _noisy(run: Run) -> list[str]:
-    """Return a line a noisy case, or one for all where there are many."""
+    """Return one line per noisy case, or one for all where there are many."""
     noisy = [case for case in run.cases if case.noisy]
     if len(noisy) <= MOST_NOISY:
         return [f"noisy: {case.name}: {case.noisy}" for case in noisy]
@@ -207,7 +207,7 @@ def _is_proof(name: str) -> bool:
 
 
 def _named(run: Run) -> list[str]:
-    """Return a line a case whose exits or queued work were recorded by name."""
+    """Return one line per case whose exits or queued work were recorded by name."""
     lines = []
     for case in run.cases:
         for what, counts in (("exits", case.exit_reasons), ("work", case.work_items)):
@@ -218,7 +218,7 @@ def _named(run: Run) -> list[str]:
 
 
 def by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
-    """Return a line a reason, with every name that has it, in the order of appearance."""
+    """Return one line per reason, with every name that has it, in the order of appearance."""
     names: dict[str, dict[str, None]] = {}
     for reason, name in found:
         names.setdefault(reason, {})[name] = None

@@ -1,4 +1,4 @@
-"""kernelfile.py on kernels put together here: objects, images, packages, directories."""
+"""kernel/image.py on kernels put together here: objects, images, packages, directories."""
 
 from __future__ import annotations
 

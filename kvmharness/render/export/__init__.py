@@ -1,1 +1,1 @@
-"""A run for other programs, a format a module; each gives the bytes of a file."""
+"""A run for other programs: one module per format, each of which gives the bytes of a file."""

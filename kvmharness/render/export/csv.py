@@ -1,4 +1,4 @@
-"""CSV, long-form: a row a sample, every column that a figure may depend on."""
+"""CSV, long-form: one row per sample, every column that a figure may depend on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PER_SAMPLE = ("sample", "vm", "vcpu", "per_op", "deferred", "unit", "clock")
 
 
 def export(run: Run, name: str) -> bytes:
-    """Return a header and a row a sample, every parameter explicit.
+    """Return a header and one row per sample, every parameter explicit.
 
     `per_op` is in `unit`, and so is `deferred`: the middle of what the sample's VM left for later.
     """

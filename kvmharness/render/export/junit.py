@@ -1,4 +1,4 @@
-"""JUnit XML as CI farms read it: a test suite a run, a test case a case.
+"""JUnit XML as CI farms read it: a run is a test suite, and a case a test case.
 
 No `time` is given: a farm would take a measurement's length for the figure measured.
 """

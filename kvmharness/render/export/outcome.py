@@ -30,7 +30,7 @@ def outcome(result: CaseResult) -> TestOutcome:
 
 
 def figures(run: Run, result: CaseResult) -> list[str]:
-    """Return what was measured of a case, a line a fact."""
+    """Return what was measured of a case, one line per fact."""
     lines = []
     if result.per_op:
         unit = f" ({tables.INSTRUCTIONS_BRIEFLY})" if run.clock == "insn" else ""

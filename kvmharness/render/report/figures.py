@@ -79,7 +79,7 @@ def _rows(count: int, height: float) -> tuple[Figure, Axes]:
 
 
 def _dots(samples: Sequence[stats.Floats], row: int) -> Path:
-    """Return a dot a sample, as lines of no length: a VM a line of them, top to bottom."""
+    """Return one dot per sample, as lines of no length, and one line of them per VM."""
     lanes = np.linspace(row + 0.45, row + 0.9, len(samples))
     points = [(x, lane) for lane, vm in zip(lanes, samples, strict=True) for x in vm]
     return Path(np.repeat(points, 2, axis=0), [Path.MOVETO, Path.LINETO] * len(points))
@@ -92,7 +92,7 @@ def _in_all(result: CaseResult) -> Interval | None:
 
 @rc_context(STYLE)
 def distributions(rows: Sequence[RatioRow], axis: str, title: str, name: str) -> Markup:
-    """Draw a case's samples in each run: dots in a line a VM, quartiles as a box, the median.
+    """Draw a case's samples in each run: one line of dots per VM, quartiles as a box, the median.
 
     `rows` have samples; `axis` says what a sample is.  Where an op defers work, an arrow leads
     from the median to what it costs in all.
@@ -133,7 +133,7 @@ def distributions(rows: Sequence[RatioRow], axis: str, title: str, name: str) ->
 
 @rc_context(STYLE)
 def forest(rows: Sequence[RatioFigure], number: int, axis: str, title: str, name: str) -> Markup:
-    """Draw a ratio a case with its interval, beside the line of what is the same."""
+    """Draw each case's ratio with its interval, beside the line at 1."""
     drawn, axes = _rows(len(rows), 32)
     shown = [value for row in rows for value in (row.ratio, *(row.ci95 or ()))]
     scale(axes.xaxis, [*shown, 1.0], log_from=4)

@@ -41,7 +41,7 @@ def _leaves(node: Any, key: str = "") -> dict[str, str]:
 
 
 def rows(runs: Sequence[Run]) -> list[RecordField]:
-    """Return a row a field, in the records' order, those that differ first."""
+    """Return one row per field, in the records' order, those that differ first."""
     records = [
         _leaves(msgspec.to_builtins({"host": r.host, "tool": r.tool, "settings": r.settings}))
         for r in runs

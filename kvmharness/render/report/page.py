@@ -22,9 +22,9 @@ from kvmharness.render.report import explained, figures, hosts
 from kvmharness.render.report.figures import Curve, RatioFigure
 from kvmharness.text import printable
 
-# A letter each; nobody reads a table of more.
+# Each run is called by a letter; nobody reads a table of more.
 MOST_RUNS = len(ascii_uppercase)
-# Cases that one run lacks: of more, the number says enough.
+# Cases that one run lacks are named up to here; of more, the number says enough.
 MOST_NAMED = 6
 
 
@@ -56,7 +56,7 @@ class Judged(NamedTuple):
 
 
 class ComparisonView(NamedTuple):
-    """A run against the base: the sentence, a row a case, and what could not be compared."""
+    """A run against the base: the sentence, one row per case, and what could not be compared."""
 
     entry: Entry
     sentence: str

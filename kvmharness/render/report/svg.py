@@ -29,12 +29,12 @@ _LONG_NUMBER = re.compile(r"-?\d+\.\d{2,}")
 # A line of no length: what a dot with round ends is made of.
 _DOT = re.compile(r"M (\S+ \S+) L \1(?= |$)")
 
-# What matplotlib is to do otherwise, from a figure's first text on.
+# matplotlib's settings for our figures, in force before a figure has its first text.
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     # A name with two dollar signs is no formula.
     "text.parse_math": False,
-    # It would take dots for noise on a line.
+    # Simplifying would remove dots, which it takes for noise on a line.
     "path.simplify": False,
     "font.size": 11,
 }
