@@ -69,7 +69,7 @@ class Presence:
     ) -> None:
         self._folder = marks or folder()
         with _choosing(self._folder):
-            taken = self.others()
+            taken = self._others()
             free = [one for one in sorted(cpus, reverse=True) if one not in taken]
             self.cpu = free[0] if free else cpu
             self._descriptor, name = tempfile.mkstemp(prefix=PREFIX, dir=self._folder)
@@ -80,12 +80,20 @@ class Presence:
 
     def others(self) -> list[int | None]:
         """Return the CPU of each other run that is under way (None: any)."""
+        # A mark that is being made is not locked yet, and would be taken for one left behind.
+        with _choosing(self._folder):
+            return self._others()
+
+    def _others(self) -> list[int | None]:
         found: list[int | None] = []
         for path in self._folder.glob(f"{PREFIX}*"):
             if path == getattr(self, "_mark", None):
                 continue
             with suppress(OSError, ValueError):
-                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                # Anybody may put anything here: a link to elsewhere, a FIFO that nobody writes to.
+                descriptor = os.open(
+                    path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+                )
                 try:
                     if _is_alive(descriptor):
                         said = os.read(descriptor, 16).decode()

@@ -67,3 +67,36 @@ def test_the_mark_of_a_run_that_was_killed_is_swept(tmp_path: Path) -> None:
     with Presence(1, [1], tmp_path) as here:
         assert here.others() == []
     assert not marks[0].exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_runs_of_several_users_notice_each_other(tmp_path: Path) -> None:
+    """Another user's run starts, and sees root's, whatever root's has left in the folder."""
+    tmp_path.chmod(0o1777)
+    for above in tmp_path.parents[:2]:
+        above.chmod(above.stat().st_mode | 0o011)
+    with Presence(1, [0, 1], tmp_path):
+        child = os.fork()
+        if not child:
+            code = 1
+            try:
+                os.setresuid(65534, 65534, 65534)
+                with Presence(1, [0, 1], tmp_path) as theirs:
+                    code = 0 if theirs.cpu == 0 and theirs.others() == [1] else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.timeout(20)
+def test_what_others_put_there_neither_blocks_nor_is_written_to(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("kept")
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    os.mkfifo(marks / f"{presence.PREFIX}fifo")
+    for name in ("choosing", f"{presence.PREFIX}link"):
+        (marks / name).symlink_to(victim)
+    with Presence(1, [1], marks) as here:
+        assert here.others() == []
+    assert victim.read_text() == "kept"
