@@ -45,6 +45,8 @@ OPTIONS = ("-I", "-S", "-X", "frozen_modules=on")
 APPLETS = "cat hostname insmod mount poweroff sh stty true".split()
 JOB_AT, START = "job", "start"
 KEPT, SPARED_S = 8, 3600.0
+# Held while archives are taken away, or one is spared from that.
+EVICTING = ".evict.lock"
 # What a job does, as a shell command: measure.
 MEASURE = f"python3 {' '.join(OPTIONS)} -c 'from {INSIDE} import main; main()'"
 
@@ -233,17 +235,29 @@ def _key(items: Sequence[Item]) -> str | None:
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]
 
 
+def _use(place: Path) -> bool:
+    """Spare an archive from eviction for a while; return False where it is gone already."""
+    with cache.locked(place.with_name(EVICTING)):
+        try:
+            os.utime(place)
+        except FileNotFoundError:
+            return False
+    return True
+
+
 def _evict(home: Path) -> None:
     """Keep the archives that were used last: one is made anew with every change of a file.
 
     One that was used a moment ago may be about to be read by another job.
     """
-    with cache.locked(home / ".evict.lock"):
+    with cache.locked(home / EVICTING):
         made = [path for path in home.iterdir() if path.is_dir() and path.name[0] != "."]
         used = {path: path.stat().st_mtime for path in made}
         for path in sorted(made, key=lambda path: used[path])[:-KEPT]:
             if time.time() - used[path] > SPARED_S:
-                shutil.rmtree(path, ignore_errors=True)
+                # Gone at once: half an archive would be taken for a whole one.
+                gone = path.rename(path.with_name(f".{path.name}.gone"))
+                shutil.rmtree(gone, ignore_errors=True)
 
 
 def part(
@@ -264,8 +278,11 @@ def part(
             record.write_text(json.dumps([[x.place, x.source, x.how] for x in items]))
             key = _key(items)
             assert key is not None, "a file that was listed a moment ago is gone"
-    place = cache.made_once(home / key, lambda into: _write(into / "part.cpio", items, fixed))
-    os.utime(place)
+    place = home / key
+    used = False
+    while not used:  # another process may take it away between the two
+        cache.made_once(place, lambda into: _write(into / "part.cpio", items, fixed))
+        used = _use(place)
     _evict(home)
     return Part(place / "part.cpio", (place / "sha256").read_text())
 

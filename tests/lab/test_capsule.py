@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,29 @@ def test_one_that_was_used_a_moment_ago_is_not_removed(module: Path) -> None:
         capsule.base(("a_module",))
     folders = [p for p in cache.folder("capsules").iterdir() if p.is_dir()]
     assert len(folders) == capsule.KEPT + 2
+
+
+def test_one_that_is_removed_before_it_is_used_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As another process does that makes a ninth archive just then."""
+    module = tmp_path / "a_module.py"
+    module.write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    real, made = cache.made_once, 0
+
+    def made_and_lost(path: Path, make: Callable[[Path], None]) -> Path:
+        nonlocal made
+        made += 1
+        real(path, make)
+        if made == 1:
+            shutil.rmtree(path)
+        return path
+
+    monkeypatch.setattr(cache, "made_once", made_and_lost)
+    part = capsule.base(("a_module",))
+    assert made == 2
+    assert cache.digest(part.path) == part.sha256
 
 
 def test_perf_is_a_part_of_its_own_with_its_libraries() -> None:
