@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy.special import stdtrit
 
 from kvmharness.analysis import stats, steady
 from kvmharness.analysis.stats import Floats
@@ -12,6 +15,8 @@ from kvmharness.model.run import DEFERRED, CaseResult, Interval
 # to less in a whole sample (ns, or instructions): an interrupt of the timer more or less.
 LEAST_SHARE = 0.01
 LEAST_NS = 10_000
+# A VM that saw more of it than so many times the middle one says no more than that there is some.
+OUTLYING = 2.0
 
 
 def deferred(result: CaseResult) -> list[Floats] | None:
@@ -61,10 +66,23 @@ def interval(result: CaseResult) -> Interval | None:
     return stats.median_ci(late) if late else None
 
 
+def _certain(result: CaseResult) -> bool:
+    """Tell whether the VMs agree that there is some, by Student's t.
+
+    Two or three lie on the same side of 0 by chance, and no resampling of them leaves it.
+    """
+    seen = np.array(list(of_vms(result).values()))
+    if len(seen) < 2:
+        return False
+    seen = np.minimum(seen, OUTLYING * float(np.median(seen)))
+    quantile = float(stdtrit(len(seen) - 1, 1 - (1 - stats.CONFIDENCE) / 2))
+    return float(seen.mean()) > quantile * float(seen.std(ddof=1)) / math.sqrt(len(seen))
+
+
 def material(result: CaseResult) -> float:
     """Return what a case deferred per op, 0 where that is in doubt or too little to matter."""
     late = interval(result)
-    if late is None or late.ci95 is None or late.ci95[0] <= 0:
+    if late is None or late.ci95 is None or late.ci95[0] <= 0 or not _certain(result):
         return 0.0
     least = LEAST_NS / max((result.iterations or 1) - 1, 1)
     cost = stats.median(steady.groups(result))

@@ -146,3 +146,26 @@ def test_a_case_that_is_discarded_keeps_none() -> None:
     result.discard("wrong")
     assert totals.sums(result) is None
     assert (result.deferred, result.total, result.deferred_samples) == (None, None, [])
+
+
+def test_two_vms_that_happen_to_agree_are_no_proof() -> None:
+    """The kernel's own threads ran a little longer beside both: kvm_pvm, which defers nothing."""
+    run = run_of(2909.0, 0.0)
+    case = case_of(run)
+    case.deferred_by, case.deferred_vms = "threads", [0, 1]
+    case.deferred_samples = [22.99, 277.6]
+    summarise(run)
+    assert case.deferred
+    assert case.deferred.ci95
+    assert case.deferred.ci95[0] > 0
+    assert totals.material(case) == 0
+    case.deferred_samples = [39_100.0, 41_200.0]
+    assert totals.material(case) > 0
+
+
+def test_a_vm_beside_which_others_worked_hides_no_deferred_work() -> None:
+    run = run_of(4880.0, 0.0)
+    case = case_of(run)
+    case.deferred_vms = [0, 1, 2, 3, 4]
+    case.deferred_samples = [39_000.0, 40_000.0, 40_500.0, 41_000.0, 900_000.0]
+    assert totals.material(case) == 40_500
