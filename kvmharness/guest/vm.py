@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from kvmharness.counters.source import Source
 from kvmharness.errors import GuestError, GuestTimeout, Infeasible, KvmError, KvmIncorrect
-from kvmharness.guest import forced_emulation, loading, state, wx_check
+from kvmharness.guest import forced_emulation, loading, shadow, state, wx_check
 from kvmharness.guest.paging import why_no_reload
 from kvmharness.guest.vcpu_threads import VcpuThreads
 from kvmharness.kvm import exits
@@ -52,6 +52,10 @@ class Proof:
 
 
 _NO_BIT = "KVM offers its guests no such bit of CR4 here (KVM_GET_SUPPORTED_CPUID)"
+_NO_SMAP = (
+    "KVM's shadow paging cannot tell: a user page written with CR0.WP=0 is the supervisor's own "
+    "there, which SMAP does not see"
+)
 _NO_PDPTES = "with PAE a flip of CR4.SMEP loads the page-directory pointers, which may fault"
 # Bits of CPUID leaf 7, EBX (Intel SDM vol. 2A, CPUID).
 _PROTECTIONS = {"smep": 1 << 7, "smap": 1 << 20}
@@ -135,7 +139,11 @@ class GuestVm:
         user = sets_cr4 or self.case.op != "cr4_smap"  # or nobody would know if SMAP is set
         with forced_emulation.allowed(self._force_emulation) as reason:
             tried = wx_check.steps(
-                self._protections, sets_cr4=sets_cr4, user=user, forced=reason is None
+                self._protections,
+                sets_cr4=sets_cr4,
+                user=user,
+                forced=reason is None,
+                shadow=shadow.in_use(),
             )
             right = self._carry_out(rounds, tried)
         state.forget_undefined(self.case, self.memory)
@@ -149,6 +157,8 @@ class GuestVm:
                 absent[name] = _NO_BIT
             elif not sets_cr4:
                 absent[name] = _NO_PDPTES
+        if sets_cr4 and "smap" in self._protections and shadow.in_use():
+            absent["smap-wp0"] = _NO_SMAP
         return Proof(right, absent)
 
     def _carry_out(self, rounds: int, tried: Sequence[wx_check.Step]) -> Mapping[str, int]:

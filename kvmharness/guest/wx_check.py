@@ -46,6 +46,17 @@ class Step:
         return ("emulated" if self.forced else "direct") + ("-user" if self.user else "")
 
     @property
+    def shadow_cannot(self) -> bool:
+        """Whether KVM's shadow paging gets it wrong, by design.
+
+        With CR0.WP clear it maps a user page that the supervisor has written for the supervisor
+        alone, and SMAP keeps nobody off such a page: what RFLAGS.AC allowed once stays allowed
+        (Documentation/virt/kvm/x86/mmu.rst, "Emulating cr0.wp=0").
+        """
+        smap = self.user and "smap" in (self.cr4 or ())
+        return smap and self.wp is False and not self.ac and not self.forced
+
+    @property
     def flags(self) -> int:
         """The step as the guest reads it."""
         wanted = {
@@ -94,12 +105,13 @@ WITH_BOTH = tuple(
 
 
 def steps(
-    features: frozenset[str], *, sets_cr4: bool, user: bool, forced: bool
+    features: frozenset[str], *, sets_cr4: bool, user: bool, forced: bool, shadow: bool = False
 ) -> tuple[Step, ...]:
     """Return the steps of one check.
 
     `features` are those of "smep" and "smap" that the guest has, and `sets_cr4` is whether it may
-    set them; `user` whether a page of user mode is tried, `forced` whether KVM's prefix is on.
+    set them; `user` whether a page of user mode is tried, `forced` whether KVM's prefix is on,
+    `shadow` whether KVM shadows page tables.
     """
     writes = SUPERVISOR
     if user:
@@ -109,7 +121,8 @@ def steps(
         for needed, more in ((SMEP, WITH_SMEP), (SMAP, WITH_SMAP), (BOTH, WITH_BOTH)):
             writes += more if needed <= features else ()
     emulated = tuple(replace(step, forced=True) for step in writes if not step.fetch)
-    return AS_IT_STOOD + writes + (emulated if forced else ())
+    tried = AS_IT_STOOD + writes + (emulated if forced else ())
+    return tuple(step for step in tried if not (shadow and step.shadow_cannot))
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.errors import KvmIncorrect
-from kvmharness.guest import forced_emulation, state, wx_check
+from kvmharness.guest import forced_emulation, shadow, state, wx_check
 from kvmharness.guest.vm import PROOF_ITERATIONS, PROOF_ROUNDS, GuestVm
 from kvmharness.guest.wx_check import Step
 from kvmharness.kvm.fds import System
@@ -253,3 +253,33 @@ def test_a_fault_inside_the_window_is_a_correctness_failure(system: System) -> N
             guest.measure(PROOF_ITERATIONS, 1)
     assert "a page fault nobody expected at 0x400000" in str(caught.value)
     assert caught.value.error_code == 3
+
+
+def test_what_shadow_paging_cannot_tell_is_not_held_against_it() -> None:
+    have = frozenset({"smep", "smap"})
+    shadowed = wx_check.steps(have, sets_cr4=True, user=True, forced=True, shadow=True)
+    left_out = [step for step in ALL if step not in shadowed]
+    assert len(left_out) == 2  # with SMAP alone, and with SMEP
+    for step in left_out:
+        assert step.faults(wp=False)
+        assert (step.path, step.ac) == ("direct-user", False)
+    # The emulator looks the page up in the guest's own tables: it is tried.
+    assert [step for step in ALL if step.forced] == [step for step in shadowed if step.forced]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "value", "shadowed"),
+    [
+        ("kvm_amd", "npt", "1", False),
+        ("kvm_amd", "npt", "N", True),
+        ("kvm_intel", "ept", "Y", False),
+        ("kvm_pvm", "force", "Y", True),
+    ],
+)
+def test_shadow_paging_is_read_off_the_vendor_module(
+    tmp_path: Path, module: str, name: str, value: str, shadowed: bool
+) -> None:
+    parameter = tmp_path / module / "parameters" / name
+    parameter.parent.mkdir(parents=True)
+    parameter.write_text(f"{value}\n")
+    assert shadow.in_use(tmp_path) is shadowed
