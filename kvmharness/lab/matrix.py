@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import tempfile
@@ -17,29 +16,23 @@ from kvmharness import __version__
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
-from kvmharness.kernel import config, image, kconfig, modules, resolve, roles
-from kvmharness.kernel.resolve import Kernel
-from kvmharness.kernel.variants import Module
-from kvmharness.lab import capsule, engine, opcodes, trace, vmm
+from kvmharness.kernel import config, kconfig, resolve
+from kvmharness.lab import capsule, engine, opcodes, packing, trace
 from kvmharness.lab.boot import CONSOLE, Boot
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
 from kvmharness.lab.job import CONSOLE as INNER_CONSOLE
-from kvmharness.lab.job import HOST, INNER, JOB, OUTCOME, RUN, Job, JobOutcome
-from kvmharness.lab.job import Inner as InnerJob
+from kvmharness.lab.job import HOST, INNER, OUTCOME, RUN, JobOutcome
 from kvmharness.lab.nested import LEVEL
 from kvmharness.lab.planning import LabPlan, OnProgress, Result, Target, file_names
 from kvmharness.lab.workshop import Workshop
 from kvmharness.measure import host
 from kvmharness.model import runfile
-from kvmharness.model.host import L0, Emulator, Host, Lab, Roles
+from kvmharness.model.host import L0, Emulator, Host, Lab
 from kvmharness.model.run import Run
 
-Loaded = tuple[Module, Path]
 # No sign of life for so long is a hang, however short the time limit inside.
 SILENT_S = 120.0
-# The same inside, by the clock there: longer than a kernel takes to boot.
-SILENT_INSIDE_S = 10.0
 INNER_LOG = "inner.log"
 
 
@@ -82,15 +75,6 @@ def _lab_of_inner(target: Target, lab: Lab, hashes: dict[str, str], left: Left) 
     )
 
 
-@functools.cache
-def _roles(kernel: Kernel, overlay: Path | None) -> Roles:
-    """Tell the MMU-role code by the kernel's files: inside it would take seconds."""
-    own = kernel.modules / modules.PLACE if kernel.modules else None
-    place = overlay or own
-    files = sorted(place.glob("kvm.ko*"))[:1] if place else []
-    return roles.roles_of(image.read_files([*files, kernel.image], kernel.named))
-
-
 def _run(target: Target, left: Left, lab: Lab, folder: Path) -> Run | None:
     """Return the run as far as it came, completed by what only the host knows."""
     name = INNER + RUN if target.inner else RUN
@@ -103,63 +87,6 @@ def _run(target: Target, left: Left, lab: Lab, folder: Path) -> Run | None:
         opcodes.add(run, folder)
     summary.summarise(run)
     return run
-
-
-def _packed(job: Job, loaded: Sequence[Loaded]) -> dict[str, bytes]:
-    """Return the files of a job: what to load and what to do."""
-    contents = {module.file: path.read_bytes() for module, path in loaded}
-    return {**contents, JOB: msgspec.json.encode(job)}
-
-
-def _job(target: Target, plan: LabPlan, loaded: Sequence[Loaded], overlay: Path | None) -> Job:
-    machine = target.machine
-    return Job(
-        [module for module, _ in loaded],
-        target.parameters(),
-        _roles(target.kernel, overlay),
-        list(plan.cases),
-        plan.settings[machine.clock],
-        machine.clock,
-        plan.suite,
-        symbols=int(plan.traces is not None),
-        count=int(plan.count),
-        boot=target.boot,
-    )
-
-
-def _single(target: Target, plan: LabPlan) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of a job that measures in the booted kernel, and its modules' sha256."""
-    loaded, hashes = modules.prepare(target.kernel, target.parameters(), plan.kvm_modules)
-    return _packed(_job(target, plan, loaded, plan.kvm_modules), loaded), hashes
-
-
-def _double(
-    target: Target, plan: LabPlan, parts: Sequence[Part], folder: Path
-) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
-    """Return the files of a job that boots another kernel inside, which measures.
-
-    After them the sha256 of L0's modules, then of L1's.
-    """
-    monitor, vendor = target.machine.inner, target.machine.vendor
-    assert target.inner
-    assert monitor
-    one = target.inner
-    inside = Target(one.kernel, one.variant, target.machine, boot=target.boot)
-    loaded, inner_hashes = modules.prepare(inside.kernel, inside.parameters(), plan.kvm_modules)
-    job = msgspec.structs.replace(_job(inside, plan, loaded, plan.kvm_modules), below=True)
-    archive = folder / "inner.cpio"
-    capsule.job(archive, _packed(job, loaded))
-    linux, files = vmm.pack(
-        resolve.bootable(inside.kernel),
-        [*(part.path for part in parts), archive],
-        monitor.command_line(inside.variant.command_line(vendor)),
-        monitor.memory_mib,
-    )
-    loaded, hashes = modules.prepare(target.kernel, target.parameters(), None)
-    # A guest that hangs is given up inside first.
-    inner = InnerJob(linux, job.settings.timeout_s + SILENT_INSIDE_S)
-    outer = msgspec.structs.replace(_job(target, plan, loaded, None), inner=inner)
-    return {**files, **_packed(outer, loaded)}, hashes, inner_hashes
 
 
 def _boot(target: Target, plan: LabPlan, archives: Sequence[Path], folder: Path) -> Boot:
@@ -199,9 +126,9 @@ def _one(
     parts = [part for part in (capsule.base(), capsule.perf() if plan.perf else None) if part]
     inner_hashes: dict[str, str] = {}
     if target.inner:
-        files, hashes, inner_hashes = _double(target, plan, parts, folder)
+        files, hashes, inner_hashes = packing.double(target, plan, parts, folder)
     else:
-        files, hashes = _single(target, plan)
+        files, hashes = packing.single(target, plan)
     archive = folder / "job.cpio"
     capsule.job(archive, files)
     boot = _boot(target, plan, [*(part.path for part in parts), archive], folder)
@@ -283,7 +210,7 @@ def measure(
         measured = target.innermost.kernel
         for kernel in {target.kernel, measured}:
             resolve.bootable(kernel)
-            _roles(kernel, plan.kvm_modules if kernel is measured else None)
+            packing.roles_of(kernel, plan.kvm_modules if kernel is measured else None)
     runner = Runner()
 
     def one(target: Target) -> Result:

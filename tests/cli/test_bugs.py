@@ -18,7 +18,7 @@ from kvmharness.errors import EXIT_BUG, LabBug
 from kvmharness.kernel import resolve
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import parse
-from kvmharness.lab import inside, matrix
+from kvmharness.lab import inside, matrix, packing
 from kvmharness.lab.job import OUTCOME, RUN, JobOutcome
 from kvmharness.lab.machines import TCG_SVM
 from kvmharness.lab.planning import LabPlan, Result, Target
@@ -133,7 +133,7 @@ def test_a_bug_in_one_lab_costs_the_others_nothing(
 
     # Two kernels booted would show no more than two that are said to have been.
     monkeypatch.setattr(matrix, "_one", one)
-    monkeypatch.setattr(matrix, "_roles", lambda *_: None)
+    monkeypatch.setattr(packing, "roles_of", lambda *_: None)
     monkeypatch.setattr(resolve, "bootable", lambda kernel: None)
     plan = LabPlan([], {}, None, None, tmp_path)
     bad, good = sorted(
