@@ -51,7 +51,7 @@ def tracing(machine: LabMachine, samples: int) -> LabMachine:
     Raises Unavailable where its instructions cannot be followed, UsageError without the plugin.
     """
     emulator = machine.emulator
-    if not isinstance(emulator, Qemu) or machine.clock != "insn" or machine.inner is not None:
+    if not isinstance(emulator, Qemu) or machine.clock != "insn":
         raise Unavailable(
             f"trace: instructions cannot be followed in {machine.name}; use --machine tcg-svm"
         )

@@ -10,6 +10,7 @@ import pytest
 
 from kvmharness.errors import Unaccounted, UsageError
 from kvmharness.lab import trace
+from kvmharness.lab.machines import TCG_SVM
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -39,6 +40,10 @@ def test_a_package_without_the_plugin_says_so(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(trace, "PLUGIN", "nothing.so")
     with pytest.raises(UsageError, match="install a C compiler and then kvmharness anew"):
         trace.plugin()
+
+
+def test_the_machine_that_is_recommended_can_be_followed() -> None:
+    assert isinstance(trace.tracing(TCG_SVM, 2).emulator, trace.TracingQemu)
 
 
 def test_the_plugin_is_no_module_of_pythons() -> None:
