@@ -261,7 +261,8 @@ class _Pair:
                 verdict = "unweighed"
         disturbed = self._disturbed(case)
         if disturbed:
-            verdict, said = "unclear", disturbed
+            worse = causes.class_change(*accounts) == "worse"  # counted apart from the samples
+            verdict, said = ("worse", f"{said}; {disturbed}") if worse else ("unclear", disturbed)
         if found.ci95 is None:
             said = "a single VM on a side has no interval: use --vms 5 or more"
         return CaseComparison(

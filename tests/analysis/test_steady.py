@@ -6,7 +6,7 @@ import copy
 
 from kvmharness.analysis import compare, steady
 from kvmharness.analysis.summary import summarise
-from kvmharness.model.run import Run
+from kvmharness.model.run import CaseClass, Run
 from tests.support.samples import made_up_run
 
 
@@ -55,6 +55,19 @@ def test_a_case_that_was_mostly_preempted_has_no_verdict() -> None:
     row = next(row for row in found.rows if row.case == "long64/cr0_wp")
     assert (row.verdict, row.said) == ("unclear", "25 of 30 samples were preempted in NEW")
     assert found.exit_code == 3
+
+
+def test_a_class_that_became_worse_is_told_however_busy_the_machine_was() -> None:
+    """Counters are taken apart from the samples: nobody's preemption moves them."""
+    base, new = made_up_run(), disturbed(5, 6)
+    base.cases[1].class_ = CaseClass("exit", "kept")
+    new.cases[1].class_ = CaseClass("exit", "rebuilt")
+    found = compare.compare(compare.side("BASE", [base]), compare.side("NEW", [new]))
+    row = next(row for row in found.rows if row.case == "long64/cr0_wp")
+    assert row.verdict == "worse"
+    assert row.said.startswith("root kept → rebuilt")
+    assert row.said.endswith("25 of 30 samples were preempted in NEW")
+    assert found.exit_code == 1
 
 
 def test_samples_of_far_fewer_ops_are_not_compared() -> None:
