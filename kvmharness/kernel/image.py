@@ -190,10 +190,10 @@ def _first_known(values: Iterable[T | None]) -> T | None:
 
 def _joined(parts: list[KernelFile], name: str) -> KernelFile:
     """Put a module and its vmlinux together; what the module says of itself comes first."""
-    releases = {part.release for part in parts if part.release}
+    releases = {part.release: part.source for part in parts if part.release}
     if len(releases) > 1:
-        found = " and ".join(sorted(releases))
-        raise UsageError(f"read {name}: its kvm.ko and vmlinux are of {found}; build both anew")
+        found = ", ".join(f"{source} is of {release}" for release, source in releases.items())
+        raise UsageError(f"read {name}: {found}; name files of one kernel")
     return KernelFile(
         source=" and ".join(part.source for part in parts),
         release=_first_known(part.release for part in parts),

@@ -279,7 +279,7 @@ def test_build_tree(module: bytes, vmlinux: bytes, tmp_path: Path) -> None:
     assert (answers.role_layout.value, answers.role_layout.evidence) == ("split", "btf")
     other = vmlinux.replace(RELEASE.encode(), b"6.9.0-9-amd64")
     installed(tmp_path, {"vmlinux": other})
-    with pytest.raises(UsageError, match=r"6\.1\.0-9-amd64 and 6\.9\.0-9-amd64"):
+    with pytest.raises(UsageError, match=r"kvm\.ko is of 6\.1\S+, vmlinux is of 6\.9\.0-9"):
         kernel_image.read(tree)
 
 
