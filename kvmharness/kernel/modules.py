@@ -33,8 +33,16 @@ def load_order(modules_dep: str, wanted: str) -> list[str]:
     return []
 
 
-def _overlay(folder: Path, vendor: str) -> dict[str, Path]:
-    """Return the modules of a --kvm-modules folder by name.  Raises UsageError."""
+def _vendor(parameters: Parameters) -> str:
+    return next(name for name in parameters if name != "kvm")
+
+
+def overlay(folder: Path, parameters: Parameters) -> dict[str, Path]:
+    """Return the modules of a --kvm-modules folder by name; `parameters` names those it must have.
+
+    Raises UsageError.
+    """
+    vendor = _vendor(parameters)
     found = {_module_name(path.name): path for path in sorted(folder.glob("*.ko*"))}
     wrong = {"kvm", vendor} - set(found)
     if wrong:
@@ -71,18 +79,19 @@ def _unpacked(source: Path) -> tuple[Path, str]:
 
 
 def prepare(
-    kernel: Kernel, parameters: Parameters, overlay: Path | None
+    kernel: Kernel, parameters: Parameters, folder: Path | None
 ) -> tuple[list[tuple[Module, Path]], dict[str, str]]:
     """Return what is to be loaded for KVM, in order, with its files, and name to sha256.
 
-    `parameters` names kvm and the vendor module.  Both are empty where KVM is built in.
-    Raises LabLost where the kernel has no such KVM, UsageError for a bad `overlay`.
+    `parameters` names kvm and the vendor module, `folder` is that of other modules for them.
+    Both are empty where KVM is built in.  Raises LabLost where the kernel has no such KVM,
+    UsageError for a bad `folder`.
     """
-    vendor = next(name for name in parameters if name != "kvm")
+    vendor = _vendor(parameters)
     root = kernel.modules
     dep = (root / "modules.dep").read_text() if root and (root / "modules.dep").is_file() else ""
     order = load_order(dep, vendor)
-    given = _overlay(overlay, vendor) if overlay else {}
+    given = overlay(folder, parameters) if folder else {}
     if not order:
         built_in = (root / "modules.builtin") if root else None
         text = built_in.read_text() if built_in and built_in.is_file() else None

@@ -34,7 +34,7 @@ PRIORITY = 50
 QUIET_SHARE = 0.02
 WINDOW_S = 0.1
 MOST_WINDOWS = 50
-JOB_AT, PORT = Path("/job"), Path("/dev/ttyS1")
+JOB_AT, PORT, KVM = Path("/job"), Path("/dev/ttyS1"), Path("/dev/kvm")
 # A run is sent as far as it has come at most so often, by the clock inside.
 SEND_EVERY_S = 1.0
 # Bytes more for each boot: no whole number of pages, so that places in a page differ too.
@@ -148,6 +148,11 @@ def _do(sender: Sender) -> JobOutcome:
     sender.say("loading KVM")
     for module in job.modules:
         _load(JOB_AT, module)
+    if not job.modules and not KVM.exists():
+        raise _Lost(
+            "this kernel came without modules, and has no KVM built in; name its package, or a "
+            "folder or tree with its modules"
+        )
     reason = variants.why_not_obeyed(job.wanted, _parameters())
     if reason:
         return JobOutcome("skipped", reason)

@@ -204,9 +204,12 @@ def measure(
     """Measure every target, `jobs` at a time; yield each result as it comes.
 
     One that is lost does not keep the others from being measured.  Raises UsageError, before
-    any is booted, for a kernel whose files are not whole.
+    any is booted, for a kernel whose files are not whole, and for KVM's modules that are not.
     """
     for target in targets:
+        if plan.kvm_modules:
+            wanted = target.innermost.variant.parameters(target.machine.vendor)
+            modules.overlay(plan.kvm_modules, wanted)
         measured = target.innermost.kernel
         for kernel in {target.kernel, measured}:
             resolve.bootable(kernel)

@@ -191,6 +191,26 @@ def test_a_kernel_without_kvm_is_lost_and_the_others_go_on(
     assert found[targets[1]].run is not None
 
 
+def test_a_kernel_that_came_without_its_modules_says_so(
+    cured: resolve.Kernel, tmp_path: Path
+) -> None:
+    """The reason that /dev/kvm is not there is no firmware's, and no cloud's."""
+    alone = tmp_path / "vmlinuz"
+    alone.write_bytes(cured.image.read_bytes())
+    done = run_lab(str(alone), "--case", "long64/empty")
+    assert done.returncode == 4
+    assert "this kernel came without modules, and has no KVM built in" in done.stderr
+
+
+def test_modules_that_are_not_there_are_a_slip_and_nothing_is_booted(
+    cured: resolve.Kernel, tmp_path: Path
+) -> None:
+    done = run_lab(cured.named, "--case", "long64/empty", "--kvm-modules", str(tmp_path))
+    assert done.returncode == 2
+    assert "no module kvm or kvm_amd" in done.stderr
+    assert "booting" not in done.stderr
+
+
 def test_a_boot_that_hangs_is_lost(cured: resolve.Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "BOOT_SILENT_S", 2.0)
     stopped = dataclasses.replace(qemu.TCG, accelerator=(*qemu.TCG.accelerator, "-S"))
