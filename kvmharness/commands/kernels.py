@@ -11,7 +11,7 @@ from kvmharness.commands.options import configured
 
 @click.group()
 def kernels() -> None:
-    """List, fetch and show kernels for the lab.
+    """List, fetch, build and show kernels for the lab.
 
     Example: kvmharness kernels fetch linux-image-6.1.0-56-amd64
     """

@@ -66,7 +66,9 @@ def run(
     precision: float,
     timeout: float,
 ) -> None:
-    """Measure the cases that PATTERN names (all without one) on this kernel.
+    """Measure the cases that PATTERN names on this kernel.
+
+    Without one: empty, cr0_wp, cpuid and pio of real16 and long64; all with '*'.
 
     With --suite, PATTERN picks among the suite's cases by their whole names.
 

@@ -180,7 +180,8 @@ def select(patterns: Iterable[str]) -> list[Case]:
         ]
         if not found:
             raise UsageError(
-                f"case {pattern!r}: matches nothing; `kvmharness run --list` shows what there is"
+                f"case {pattern!r}: matches nothing; `kvmharness run --list '*'` shows what "
+                "there is"
             )
         cases.update((case.name, case) for case in found)
     return list(cases.values())

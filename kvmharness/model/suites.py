@@ -165,7 +165,7 @@ def _select(table: _Table, pattern: str, sweeps: Mapping[str, list[int]]) -> lis
             found += select([f"{names}@{','.join(params)}" if params else names])
         except UsageError as error:
             what, _, step = str(error).partition("; ")
-            step = step or "`kvmharness run --list` shows what there is"
+            step = step or "`kvmharness run --list '*'` shows what there is"
             raise table.wrong("match", what, step) from None
     return found
 
