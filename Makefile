@@ -11,7 +11,7 @@ LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
 	$(wildcard guests/* kvmharness/lab/*.[ch])
 
-.PHONY: explain bench test check lint packages overhead reproduce one-patch mutants nested clean
+.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -20,8 +20,12 @@ bench: $(VENV)/built
 # inside a kernel booted in the lab.  The floor of the coverage is in pyproject.toml.
 test: $(VENV)/built lint
 	$(BIN)/pytest -n auto -m "not (kvm or lab)" --cov --cov-report=
-	$(BIN)/pytest -m "kvm or lab" --cov --cov-append --cov-report=term:skip-covered
+	$(BIN)/pytest -m "(kvm or lab) and not slow" --cov --cov-append --cov-report=term:skip-covered
 	@$(BIN)/kvmharness doctor >/dev/null || $(BIN)/pytest --lab $(LAB_KERNEL)
+
+# Kernels built from source, booted and bisected: ten minutes of CPU time the first time.
+test-builds: $(VENV)/built
+	$(BIN)/pytest -m "lab and slow"
 
 # Before each commit: what needs no KVM, no lab and no browser, and simulates nothing for long.
 check: $(VENV)/built lint

@@ -16,7 +16,7 @@ from kvmharness import __version__
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
-from kvmharness.kernel import config, kconfig, resolve
+from kvmharness.kernel import config, kconfig, modules, resolve
 from kvmharness.lab import capsule, engine, opcodes, packing, trace
 from kvmharness.lab.boot import CONSOLE, Boot
 from kvmharness.lab.capsule import Part
