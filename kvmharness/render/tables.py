@@ -195,7 +195,7 @@ def remarks(run: Run) -> list[str]:
     beside = max((case.disturbed.other_runs for case in run.cases), default=0)
     if beside:
         where = " on the same CPU" if any(c.disturbed.same_cpu for c in run.cases) else ""
-        lines.append(f"not alone: {beside} other runs measured here at the same time{where}")
+        lines.append(f"not alone: other runs ({beside}) measured here at the same time{where}")
     absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
     unproved = [(r, n.removeprefix(PROOF_PREFIX)) for r, n in absent if _is_proof(n)]
     lines += by_reason("W^X not proved", unproved)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -69,19 +71,24 @@ def test_the_mark_of_a_run_that_was_killed_is_swept(tmp_path: Path) -> None:
     assert not marks[0].exists()
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may write to, as no folder of pytest's own is."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o1777)
+        yield Path(name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
-def test_runs_of_several_users_notice_each_other(tmp_path: Path) -> None:
+def test_runs_of_several_users_notice_each_other(open_folder: Path) -> None:
     """Another user's run starts, and sees root's, whatever root's has left in the folder."""
-    tmp_path.chmod(0o1777)
-    for above in tmp_path.parents[:2]:
-        above.chmod(above.stat().st_mode | 0o011)
-    with Presence(1, [0, 1], tmp_path):
+    with Presence(1, [0, 1], open_folder):
         child = os.fork()
         if not child:
             code = 1
             try:
                 os.setresuid(65534, 65534, 65534)
-                with Presence(1, [0, 1], tmp_path) as theirs:
+                with Presence(1, [0, 1], open_folder) as theirs:
                     code = 0 if theirs.cpu == 0 and theirs.others() == [1] else 2
             finally:
                 os._exit(code)
