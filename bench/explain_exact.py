@@ -15,12 +15,12 @@ from pathlib import Path
 
 from kvmharness.analysis import follow, symbols, tracefile
 from kvmharness.analysis.attribution import Attribution
-from kvmharness.commands import lab
 from kvmharness.errors import HarnessError
 from kvmharness.kernel import debian, resolve, variants
 from kvmharness.lab import machines, matrix, trace
 from kvmharness.lab.planning import LabPlan, Result, Target
 from kvmharness.lab.workshop import Workshop
+from kvmharness.measure.settings import for_lab
 from kvmharness.model import suites
 
 WANTED = (
@@ -96,7 +96,7 @@ def main() -> None:
     """Boot, follow, write the table."""
     output = Path(sys.argv[1] if len(sys.argv) > 1 else "docs/explain/exact.md")
     machine = trace.tracing(machines.TCG_SVM, SAMPLES)
-    settings = {machine.clock: lab.settings(machine.clock, VMS, SAMPLES, OPS)}
+    settings = {machine.clock: for_lab(machine.clock, VMS, SAMPLES, OPS)}
     cases = suites.load("full").cases
     columns: dict[str, dict[str, str]] = {}
     output.parent.mkdir(parents=True, exist_ok=True)

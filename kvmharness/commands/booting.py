@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness import errors
-from kvmharness.commands import lab
 from kvmharness.commands.options import kernels
 
 if TYPE_CHECKING:
@@ -48,11 +47,12 @@ def ask(
     from kvmharness import cache
     from kvmharness.kernel import variants
     from kvmharness.lab import planning
+    from kvmharness.measure.settings import for_lab
     from kvmharness.model.clocks import CLOCKS
 
     asked = variants.parse(variant)
     cache.folder()
-    plan = planning.LabPlan(chosen, {kind.clock: lab.settings(kind.clock)}, None, None, None)
+    plan = planning.LabPlan(chosen, {kind.clock: for_lab(kind.clock)}, None, None, None)
     return Asked(recipe, asked, kind, plan, boots or CLOCKS[kind.clock].boots)
 
 
@@ -78,7 +78,9 @@ def _run(result: Result) -> Run:
     if result.bug:
         raise result.bug
     if result.lost:
-        lab.show_console(result.lost)
+        from kvmharness.commands import progress
+
+        progress.show_console(result.lost)
         raise result.lost
     if result.run is None:
         raise errors.Unavailable(f"lab: {result.target.label}: skipped: {result.skipped}")

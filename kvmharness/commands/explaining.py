@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmharness import __version__, errors
-from kvmharness.commands import lab
 from kvmharness.commands.options import kernels
 
 if TYPE_CHECKING:
@@ -74,10 +73,11 @@ def _boot(
     """Measure the cases in every kernel with the trace on; results in the order wanted."""
     from kvmharness.commands import progress
     from kvmharness.lab import machines, matrix, planning, trace
+    from kvmharness.measure.settings import for_lab
 
     plain = machines.TCG_SVM
     machines.check_tools([plain])
-    settings = lab.settings(plain.clock)
+    settings = for_lab(plain.clock)
     machine = trace.tracing(plain, -(-samples // settings.vms))
     results: list[Result] = []
     for number, one in enumerate(wanted):
@@ -109,7 +109,9 @@ def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Exp
     from kvmharness.kernel import lines
 
     if result.lost:
-        lab.show_console(result.lost)
+        from kvmharness.commands import progress
+
+        progress.show_console(result.lost)
         raise result.lost
     if result.run is None:
         raise errors.Unavailable(f"lab: {label}: skipped: {result.skipped}")

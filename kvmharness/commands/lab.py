@@ -12,34 +12,10 @@ import click
 from kvmharness import errors
 from kvmharness.commands import completion
 from kvmharness.commands.options import Number, built, kernels
+from kvmharness.model.clocks import LAB_PRECISION, LAB_TIMEOUT_S
 
 if TYPE_CHECKING:
     from kvmharness.lab.planning import LabPlan, Result, Target
-    from kvmharness.model.clocks import Clock
-    from kvmharness.model.run import Settings
-
-# In %, and in seconds of the booted kernel's clock, as for the options of these names.
-PRECISION, TIMEOUT_S = 5.0, 10.0
-
-
-def settings(
-    clock: Clock,
-    vms: int | None = None,
-    samples: int | None = None,
-    iterations: int | None = None,
-    precision: float = PRECISION,
-    timeout: float = TIMEOUT_S,
-) -> Settings:
-    """Settle how to measure inside: under the instruction counter nothing is calibrated."""
-    import msgspec
-
-    from kvmharness.measure.settings import Wanted, settle
-    from kvmharness.model.clocks import CLOCKS
-
-    wanted = Wanted(vms, samples, iterations, 0, precision, timeout)
-    settled = settle(wanted, CLOCKS[clock].lab)
-    # The kernel under test is ours alone.
-    return msgspec.structs.replace(settled, force_emulation=True)
 
 
 @click.command()
@@ -106,11 +82,11 @@ def settings(
 @click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
 @click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
 @click.option("--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [100]")
-@click.option("--precision", type=Number(0.01, 100), default=PRECISION, hidden=True)
+@click.option("--precision", type=Number(0.01, 100), default=LAB_PRECISION, hidden=True)
 @click.option(
     "--timeout",
     type=Number(0.01, 86400),
-    default=TIMEOUT_S,
+    default=LAB_TIMEOUT_S,
     show_default=True,
     help="Seconds of the booted kernel's clock that one measurement may take.",
 )
@@ -145,6 +121,7 @@ def lab(
     from kvmharness.kernel import variants as known
     from kvmharness.kernel.build import Recipe
     from kvmharness.lab import machines, planning
+    from kvmharness.measure.settings import for_lab
     from kvmharness.model import cases, suites
 
     kinds = machines.choose_all(machine)
@@ -153,7 +130,7 @@ def lab(
         suite_name = suite_name or "quick"
     chosen = suites.load(suite_name).within(patterns) if suite_name else cases.select(patterns)
     chosen_settings = {
-        kind.clock: settings(kind.clock, vms, samples, iterations, precision, timeout)
+        kind.clock: for_lab(kind.clock, vms, samples, iterations, precision, timeout)
         for kind in kinds
     }
     wanted = [known.parse(text) for text in variants or ("default",)]
@@ -193,12 +170,6 @@ def _measure(targets: list[Target], plan: LabPlan, jobs: int) -> int:
     return exit_codes.worst([_code(result) for result in found])
 
 
-def show_console(lost: errors.LabLost) -> None:
-    """Print what a kernel that was lost said last, on stderr."""
-    for line in lost.console.splitlines():
-        click.echo(f"    {line}", err=True)
-
-
 def _show(result: Result) -> None:
     from kvmharness.commands import options
     from kvmharness.render import curves
@@ -209,7 +180,9 @@ def _show(result: Result) -> None:
     if result.skipped:
         click.echo(f"skipped: {name}: {result.skipped}")
     if result.lost:
-        show_console(result.lost)
+        from kvmharness.commands import progress
+
+        progress.show_console(result.lost)
         click.echo(f"kvmharness: lost: {result.lost}", err=True)
     if result.path:
         click.echo(f"written: {result.path}")

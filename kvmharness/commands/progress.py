@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from kvmharness.errors import LabLost
 from kvmharness.lab.planning import OnProgress, Target
 
 # A log gets no count of compiled files sooner after the last one.
@@ -83,3 +85,9 @@ class _Log:
                 return
             self._said = now
         print(f"{self._what}: {line}", file=sys.stderr, flush=True)
+
+
+def show_console(lost: LabLost) -> None:
+    """Print what a kernel that was lost said last, on stderr."""
+    for line in lost.console.splitlines():
+        click.echo(f"    {line}", err=True)

@@ -130,9 +130,10 @@ class Search:
         return kernel
 
     def _measured(self, commit: str) -> Run:
-        from kvmharness.commands import lab, progress
+        from kvmharness.commands import progress
         from kvmharness.kernel import variants
         from kvmharness.lab import machines, matrix, planning
+        from kvmharness.measure.settings import for_lab
 
         place = self._place(commit)
         place.mkdir(exist_ok=True)
@@ -141,15 +142,13 @@ class Search:
             machines.choose(self.question.machine),
         )
         target = planning.Target(self._built(commit), variant, kind)
-        plan = planning.LabPlan(
-            self._cases(), {kind.clock: lab.settings(kind.clock)}, None, None, place
-        )
+        plan = planning.LabPlan(self._cases(), {kind.clock: for_lab(kind.clock)}, None, None, place)
         with progress.watch([target]) as heard:
             (result,) = matrix.measure([target], plan, 1, heard)
         if result.bug:
             raise result.bug
         if result.lost:
-            lab.show_console(result.lost)
+            progress.show_console(result.lost)
             raise result.lost
         if result.run is None or result.path is None:
             raise errors.Unavailable(f"bisect: {commit[:12]}: skipped: {result.skipped}")

@@ -6,9 +6,11 @@ import math
 import os
 from dataclasses import dataclass
 
+import msgspec
+
 from kvmharness.errors import UsageError
 from kvmharness.guest.vm import MAX_SAMPLES
-from kvmharness.model.clocks import Defaults
+from kvmharness.model.clocks import CLOCKS, LAB_PRECISION, LAB_TIMEOUT_S, Clock, Defaults
 from kvmharness.model.run import Settings
 
 # Samples that mostly fit between two ticks of the kernel's timer, of 1 ms or 4 ms.
@@ -69,3 +71,21 @@ def settle(wanted: Wanted, defaults: Defaults) -> Settings:
         priority=wanted.priority,
         samples_per_doorbell=defaults.samples_per_doorbell,
     )
+
+
+def for_lab(
+    clock: Clock,
+    vms: int | None = None,
+    samples: int | None = None,
+    iterations: int | None = None,
+    precision: float = LAB_PRECISION,
+    timeout_s: float = LAB_TIMEOUT_S,
+) -> Settings:
+    """Settle how to measure inside a lab: by the instruction counter nothing is calibrated.
+
+    `precision` is in %, `timeout_s` in seconds of the booted kernel's clock.
+    """
+    wanted = Wanted(vms, samples, iterations, 0, precision, timeout_s)
+    settled = settle(wanted, CLOCKS[clock].lab)
+    # The kernel under test is ours alone.
+    return msgspec.structs.replace(settled, force_emulation=True)

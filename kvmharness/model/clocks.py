@@ -54,3 +54,6 @@ CLOCKS: Mapping[Clock, ClockKind] = {
     "insn": ClockKind("insn", 0.001, 0.01, 0.002, Defaults(5, 25, None, 100, 1), 3),
 }
 UNITS: Mapping[Clock, str] = {clock: kind.unit for clock, kind in CLOCKS.items()}
+
+# In a lab: the interval wanted, in %, and the limit of a measurement, in seconds of its clock.
+LAB_PRECISION, LAB_TIMEOUT_S = 5.0, 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.analysis.explain import costs
-from kvmharness.commands import explaining, lab
+from kvmharness.commands import explaining
 from kvmharness.errors import Unavailable
 from kvmharness.kernel import modules, resolve, variants
 from kvmharness.kernel.build import AS_USUAL
@@ -18,6 +18,7 @@ from kvmharness.lab import capsule, engine, matrix, trace
 from kvmharness.lab.boot import Boot
 from kvmharness.lab.machines import TCG_SVM
 from kvmharness.lab.planning import LabPlan, Target
+from kvmharness.measure.settings import for_lab
 from kvmharness.model.cases import Case
 from kvmharness.model.explanation import Explanation, File
 from kvmharness.model.run import Run
@@ -39,7 +40,7 @@ def plain() -> Run:
     """Measure the same without a trace."""
     need_lab(CURED)
     target = Target(resolve.resolve(newest(CURED)), variants.parse("tdp"), TCG_SVM)
-    plan = LabPlan([CASE], {"insn": lab.settings("insn")}, None, None, None, count=False)
+    plan = LabPlan([CASE], {"insn": for_lab("insn")}, None, None, None, count=False)
     (result,) = matrix.measure([target], plan, 1, lambda _target, _line: None)
     assert result.run is not None, result.lost
     return result.run

@@ -10,7 +10,6 @@ import pytest
 from kvmharness.analysis import expectations
 from kvmharness.analysis.expectations import Answer, Answered
 from kvmharness.commands import booting, check
-from kvmharness.commands.lab import settings
 from kvmharness.kernel import resolve
 from kvmharness.kernel.build import AS_USUAL
 from kvmharness.kernel.resolve import Kernel
@@ -18,6 +17,7 @@ from kvmharness.lab import matrix, qemu
 from kvmharness.lab.boot import Boot
 from kvmharness.lab.machines import TCG_SVM
 from kvmharness.lab.planning import LabPlan, Result, Target
+from kvmharness.measure.settings import for_lab
 from kvmharness.model.cases import select
 from kvmharness.model.run import Run
 
@@ -73,5 +73,5 @@ def test_the_boot_that_is_least_as_expected_decides(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_lab_measures_by_its_clock() -> None:
-    assert settings("insn").iterations == 100
-    assert settings("tsc").iterations is None
+    assert for_lab("insn").iterations == 100
+    assert for_lab("tsc").iterations is None
