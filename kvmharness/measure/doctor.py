@@ -74,11 +74,7 @@ def describe(found: Roles) -> list[str]:
 
 
 def _answer(finding: Finding) -> str:
-    if finding.value is None:
-        return f"unknown: {finding.detail}"
-    words = {True: "yes", False: "no"}
-    value = finding.value if isinstance(finding.value, str) else words[finding.value]
-    return f"{value} (by {finding.evidence}: {finding.detail})"
+    return finding.told("yes", "no", in_full=True)
 
 
 def _roles(record: Host) -> Iterator[Check]:

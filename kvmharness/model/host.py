@@ -20,6 +20,18 @@ class Finding(msgspec.Struct, frozen=True):
     evidence: Evidence | None
     detail: str
 
+    def told(self, yes: str, no: str, *, in_full: bool = False) -> str:
+        """Return the answer with its kind of evidence; `in_full` adds the evidence itself.
+
+        `yes` and `no` are the words for True and False.
+        """
+        if self.value is None:
+            return f"unknown: {self.detail}"
+        words = {True: yes, False: no}
+        value = self.value if isinstance(self.value, str) else words[self.value]
+        detail = f": {self.detail}" if in_full else ""
+        return f"{value} (by {self.evidence}{detail})"
+
 
 class Roles(msgspec.Struct, frozen=True):
     """What is known of a kernel's MMU-role code."""

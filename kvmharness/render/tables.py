@@ -12,7 +12,6 @@ from kvmharness.analysis import stats, totals
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
-from kvmharness.model.host import Finding
 from kvmharness.model.run import PROOF_PREFIX, CaseResult, Interval, Run
 from kvmharness.render import levels
 from kvmharness.render.levels import SHOWN_FROM
@@ -107,14 +106,6 @@ def count(value: float | None) -> str:
     return f"{value:.2f}" if value >= SHOWN_FROM else "0"
 
 
-def _told(finding: Finding) -> str:
-    if finding.value is None:
-        return f"unknown: {finding.detail}"
-    words = {True: "present", False: "absent"}
-    value = finding.value if isinstance(finding.value, str) else words[finding.value]
-    return f"{value} (by {finding.evidence})"
-
-
 def head(run: Run) -> Sequence[str]:
     """Return the lines above the table: host, kernel, KVM, its clock, whether it is nested."""
     host = run.host
@@ -129,8 +120,10 @@ def head(run: Run) -> Sequence[str]:
         f"{host.name}: Linux {host.kernel.release}, {' '.join([kvm, *tdp])}, "
         f"{host.cpu.model_name or 'unknown CPU'} x {host.cpu.online}",
     ]
-    layout, cure = host.kvm.role_layout, host.kvm.wp_cure
-    lines.append(f"MMU role layout: {_told(layout)}; CR0.WP cure: {_told(cure)}")
+    layout, cure = (
+        finding.told("present", "absent") for finding in (host.kvm.role_layout, host.kvm.wp_cure)
+    )
+    lines.append(f"MMU role layout: {layout}; CR0.WP cure: {cure}")
     if run.clock != "insn" and host.tsc_unstable:
         lines.append(f"TSC: not to be trusted: {host.tsc_unstable}")
     if host.lab:
