@@ -70,11 +70,15 @@ def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
     with progress.watch(targets) as heard:
         results = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}
-    runs = [_run(results[target]) for target in targets]
+    runs = [run_of(results[target], f"lab: {target.label}") for target in targets]
     return [runs[at : at + asked.boots] for at in range(0, len(runs), asked.boots)]
 
 
-def _run(result: Result) -> Run:
+def run_of(result: Result, what: str) -> Run:
+    """Return what was measured in a kernel.
+
+    Raises what became of the kernel, its console shown, where it has no run; `what` names it.
+    """
     if result.bug:
         raise result.bug
     if result.lost:
@@ -83,5 +87,5 @@ def _run(result: Result) -> Run:
         progress.show_console(result.lost)
         raise result.lost
     if result.run is None:
-        raise errors.Unavailable(f"lab: {result.target.label}: skipped: {result.skipped}")
+        raise errors.Unavailable(f"{what}: skipped: {result.skipped}")
     return result.run

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvmharness import __version__, errors
+from kvmharness.commands import booting
 from kvmharness.commands.options import kernels
 
 if TYPE_CHECKING:
@@ -108,13 +109,7 @@ def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Exp
     from kvmharness.analysis import follow, symbols, tracefile
     from kvmharness.kernel import lines
 
-    if result.lost:
-        from kvmharness.commands import progress
-
-        progress.show_console(result.lost)
-        raise result.lost
-    if result.run is None:
-        raise errors.Unavailable(f"lab: {label}: skipped: {result.skipped}")
+    run = booting.run_of(result, f"lab: {label}")
     if result.traced is None:
         raise errors.LabLost(f"{label}: the machine left no trace; run it again")
     try:
@@ -122,7 +117,7 @@ def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Exp
     except ValueError as error:
         raise errors.LabLost(f"{label}: its symbols: {error}") from None
     found = tracefile.read(result.traced.trace)
-    explained, own = follow.follow(label, result.run, 0, found, known, samples)
+    explained, own = follow.follow(label, run, 0, found, known, samples)
     files = lines.files_of(one.kernel, one.modules)
     explained.lines, explained.no_lines = lines.lines(own, files)
     return explained, known

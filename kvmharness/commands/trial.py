@@ -130,7 +130,7 @@ class Search:
         return kernel
 
     def _measured(self, commit: str) -> Run:
-        from kvmharness.commands import progress
+        from kvmharness.commands import booting, progress
         from kvmharness.kernel import variants
         from kvmharness.lab import machines, matrix, planning
         from kvmharness.measure.settings import for_lab
@@ -145,12 +145,7 @@ class Search:
         plan = planning.LabPlan(self._cases(), {kind.clock: for_lab(kind.clock)}, None, None, place)
         with progress.watch([target]) as heard:
             (result,) = matrix.measure([target], plan, 1, heard)
-        if result.bug:
-            raise result.bug
-        if result.lost:
-            progress.show_console(result.lost)
-            raise result.lost
-        if result.run is None or result.path is None:
-            raise errors.Unavailable(f"bisect: {commit[:12]}: skipped: {result.skipped}")
+        run = booting.run_of(result, f"bisect: {commit[:12]}")
+        assert result.path is not None  # the plan names a folder
         result.path.rename(place / RUN)
-        return result.run
+        return run
