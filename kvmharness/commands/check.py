@@ -48,8 +48,7 @@ def _asked(
     from kvmharness.commands import booting
     from kvmharness.model import cases
 
-    chosen = cases.select([e.pattern for e in expected])
-    chosen = cases.select([name for case in chosen for name in (case.baseline, case.name)])
+    chosen = cases.with_empties(cases.select([e.pattern for e in expected]))
     kinds = booting.kinds(machine)
     if len(kinds) > 1:
         raise errors.UsageError(f"--machine {machine}: check boots one machine; name one")

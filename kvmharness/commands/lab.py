@@ -118,14 +118,14 @@ def lab(
 
     Example: kvmharness lab linux-image-6.1.0-56-amd64 --variant tdp --variant shadow -o runs
     """
+    from kvmharness.commands import booting
     from kvmharness.kernel import variants as known
     from kvmharness.kernel.build import Recipe
-    from kvmharness.lab import machines, planning
+    from kvmharness.lab import planning
     from kvmharness.measure.settings import for_lab
     from kvmharness.model import cases, suites
 
-    kinds = machines.choose_all(machine)
-    machines.check_tools(kinds)
+    kinds = booting.kinds(machine)
     if not patterns:
         suite_name = suite_name or "quick"
     chosen = suites.load(suite_name).within(patterns) if suite_name else cases.select(patterns)

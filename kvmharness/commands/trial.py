@@ -99,8 +99,7 @@ class Search:
 
         patterns = [expectations.parse(text).pattern for text in self.question.expect]
         patterns += [self.question.slower[0]] if self.question.slower else []
-        chosen = cases.select(patterns)
-        return cases.select([name for case in chosen for name in (case.baseline, case.name)])
+        return cases.with_empties(cases.select(patterns))
 
     def _place(self, commit: str) -> Path:
         return self.folder / commit[:12]

@@ -185,3 +185,8 @@ def select(patterns: Iterable[str]) -> list[Case]:
             )
         cases.update((case.name, case) for case in found)
     return list(cases.values())
+
+
+def with_empties(chosen: Iterable[Case]) -> list[Case]:
+    """Return the cases, each behind the `empty` that its net cost is taken from."""
+    return select([name for case in chosen for name in (case.baseline, case.name)])
