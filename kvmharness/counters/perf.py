@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from kvmharness import child
 from kvmharness.child import environment
 from kvmharness.counters.source import Watched
 from kvmharness.counters.tracefs import NOT_MOUNTED, tracing
@@ -61,14 +62,7 @@ def perf_text(arguments: Sequence[str], command: str = "perf") -> str:
     if shutil.which(command) is None:
         raise PerfError(f"{command} is not installed: apt-get install linux-perf")
     try:
-        done = subprocess.run(
-            [command, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=TEXT_TIMEOUT_S,
-            env=environment(),
-            check=False,
-        )
+        done = child.run([command, *arguments], timeout=TEXT_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise PerfError(f"{command} {arguments[0]}: {error}") from None
     if done.returncode:

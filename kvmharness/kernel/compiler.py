@@ -11,6 +11,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from kvmharness import child
 from kvmharness.child import environment
 from kvmharness.errors import BuildFailed, UsageError
 
@@ -38,9 +39,7 @@ def chosen() -> Compiler:
     """Return the compiler that the environment's CC names, else gcc.  Raises UsageError."""
     command = tuple(shlex.split(os.environ.get("CC", ""))) or ("gcc",)
     try:
-        done = subprocess.run(
-            [*command, "--version"], capture_output=True, text=True, check=True, env=environment()
-        )
+        done = child.run([*command, "--version"], check=True)
     except (OSError, subprocess.CalledProcessError):
         raise UsageError(
             f"CC={shlex.join(command)}: it is no compiler; set CC to one, e.g. CC=gcc-12"
@@ -84,13 +83,7 @@ def _least(tree: Path, compiler: Compiler) -> str | None:
     script = tree / "scripts/min-tool-version.sh"  # from 5.12 on
     tool = "gcc" if compiler.kind == "gcc" else "llvm"
     if script.is_file():
-        done = subprocess.run(
-            ["sh", str(script), tool],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(),
-        )
+        done = child.run(["sh", str(script), tool])
         return done.stdout.strip() or None
     table = _read(tree, "Documentation/process/changes.rst")
     name = "GNU C" if compiler.kind == "gcc" else r"Clang/LLVM \(optional\)"
@@ -135,9 +128,7 @@ def check(named: str, tree: Path, compiler: Compiler) -> None:
 def why_no_btf(tree: Path) -> str | None:
     """Return why a tree cannot be built with BTF here, None if it can."""
     try:
-        said = subprocess.run(
-            ["pahole", "--version"], capture_output=True, text=True, check=True, env=environment()
-        )
+        said = child.run(["pahole", "--version"], check=True)
     except (OSError, subprocess.CalledProcessError):
         return "no pahole here; apt-get install pahole"
     found = re.search(r"(\d+)\.(\d+)", said.stdout)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness import cache
-from kvmharness.child import environment
+from kvmharness import cache, child
 from kvmharness.errors import UsageError
 
 # Debian's releases from the one with 5.10 on.  Code names, since mirrors serve the aliases
@@ -54,9 +52,7 @@ def is_plain(name: str) -> bool:
 
 def _run(command: list[str], what: str) -> str:
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment()
-        )
+        done = child.run(command)
     except OSError:
         raise UsageError(
             f"{what}: {command[0]} is not here: this system has no apt; name a kernel's file or "
@@ -116,13 +112,7 @@ def _update(home: Path, options: list[str]) -> None:
     (home / "sources.list").write_text(_sources(archive, security))
     (home / "status").touch()
     # It fails where a suite is not there, and has brought the others all the same.
-    done = subprocess.run(
-        ["apt-get", *options, "update", "-q"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
+    done = child.run(["apt-get", *options, "update", "-q"])
     if not re.search(r"^(Get|Hit):", done.stdout, re.MULTILINE):
         why = (re.findall(r"^[EW]: (.*)", done.stderr, re.MULTILINE) or ["it brought nothing"])[0]
         raise UsageError(f"apt-get update: {why}; see apt's own sources and the network")
@@ -204,14 +194,7 @@ def download(names: list[str], into: Path) -> list[Path]:
     apt verifies them by the checksums of the signed lists.
     """
     try:
-        done = subprocess.run(
-            ["apt-get", *_updated(), "download", "-qq", *names],
-            cwd=into,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(),
-        )
+        done = child.run(["apt-get", *_updated(), "download", "-qq", *names], cwd=into)
     except OSError as error:
         raise UsageError(f"fetch {names[0]}: apt-get: {error.strerror}") from None
     debs = sorted(into.glob("*.deb"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
-from kvmharness.child import environment
+from kvmharness import child
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.model.explanation import Line
 
@@ -85,13 +84,8 @@ def _symbols(path: Path, wanted: set[str]) -> dict[str, _At]:
 def _ask(path: Path, section: str, addresses: Iterable[int]) -> list[str]:
     """Return `file:line` for each address of a section."""
     of = ["-j", section] if section else []
-    done = subprocess.run(
-        [TOOL, "-e", str(path), *of],
-        input="".join(f"{address:#x}\n" for address in addresses),
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
+    done = child.run(
+        [TOOL, "-e", str(path), *of], input="".join(f"{address:#x}\n" for address in addresses)
     )
     return done.stdout.splitlines()
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
 from pathlib import Path
 
-from kvmharness import cache
-from kvmharness.child import environment
+from kvmharness import cache, child
 from kvmharness.errors import LabLost, UsageError
 from kvmharness.kernel.image import module_bytes
 from kvmharness.kernel.resolve import Kernel
@@ -59,7 +57,7 @@ def _without_types(path: Path) -> None:
     Which MMU-role code it has is read off the host's own copy.  Raises UsageError.
     """
     command = ["strip", "--strip-debug", "--preserve-dates", "--remove-section=.BTF", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+    done = child.run(command)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no reason given"])[0]
         raise UsageError(f"strip {path.name}: {why}; is it a kernel module?")

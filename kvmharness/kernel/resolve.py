@@ -9,7 +9,6 @@ import mmap
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
-from kvmharness import cache
+from kvmharness import cache, child
 from kvmharness.child import environment
 from kvmharness.errors import UsageError
 from kvmharness.kernel import build, debian, trees
@@ -60,13 +59,7 @@ def depmod(root: Path, release: str) -> None:
     """Have depmod index lib/modules/RELEASE below `root`.  Raises UsageError."""
     command = ["depmod", "-b", str(root), release]
     try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(PATH=search_path()),
-        )
+        done = child.run(command, env=environment(PATH=search_path()))
     except OSError as error:
         raise UsageError(f"depmod: {error.strerror}; apt-get install kmod") from None
     if done.returncode:
@@ -77,13 +70,7 @@ def depmod(root: Path, release: str) -> None:
 def unpack(debs: list[Path], into: Path) -> None:
     """Unpack packages into one folder as lib/modules finds them, and index the modules."""
     for deb in debs:
-        done = subprocess.run(
-            ["dpkg-deb", "-x", str(deb.absolute()), str(into)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=environment(),
-        )
+        done = child.run(["dpkg-deb", "-x", str(deb.absolute()), str(into)])
         if done.returncode:
             why = done.stderr.strip().partition("\n")[0].removeprefix("dpkg-deb: error: ")
             raise UsageError(f"unpack {deb.name}: {why}; is it a whole package?")

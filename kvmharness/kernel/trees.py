@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,12 +53,9 @@ def git(folder: Path, *arguments: str, check: bool = True) -> str:
     Raises UsageError with git's own reason.
     """
     try:
-        done = subprocess.run(
+        done = child.run(
             # Reading a checkout's state would else rewrite, and lock, its index.
             ["git", "--no-optional-locks", "-C", str(folder), *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
             env=environment(),
         )
     except OSError as error:
@@ -110,9 +106,7 @@ def _package(named: str) -> Source:
             ["dpkg-deb", "-x", str(deb), str(into)],
             ["tar", "xf", str(into / f"usr/src/{named}.tar.xz"), "-C", str(into)],
         ):
-            done = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment()
-            )
+            done = child.run(command)
             if done.returncode:
                 why = (done.stderr.strip().splitlines() or ["it failed"])[0]
                 raise UsageError(f"unpack {named}: {why}; see the disk and apt")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import functools
 import re
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.child import environment
+from kvmharness import child
 from kvmharness.errors import UsageError
 from kvmharness.kernel import resolve
 from kvmharness.lab import bootdisk
@@ -41,9 +40,7 @@ OFF = ("ACPI control: soft power off", "3rd (13) exception with no resolution")
 def _version() -> str:
     command = [BINARY, "--help"]
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment()
-        )
+        done = child.run(command)
     except OSError:
         raise UsageError("lab: no bochs; apt-get install bochs") from None
     found = re.search(r"Bochs x86 Emulator (\S+)", done.stdout + done.stderr)

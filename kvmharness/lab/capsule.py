@@ -14,7 +14,6 @@ import os
 import py_compile
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,8 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 import kvmharness
-from kvmharness import cache
-from kvmharness.child import environment
+from kvmharness import cache, child
 from kvmharness.errors import UsageError
 from kvmharness.lab import cpio
 
@@ -86,9 +84,7 @@ class Part:
 def _run(command: Sequence[str], what: str) -> str:
     """Return what a command prints.  Raises UsageError with the last line of its complaint."""
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, check=False, env=environment()
-        )
+        done = child.run(command)
     except OSError as error:
         raise UsageError(f"capsule: {command[0]}: {error.strerror}; install it") from None
     if done.returncode:

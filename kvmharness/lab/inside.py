@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from kvmharness.child import environment
+from kvmharness import child
 from kvmharness.errors import HarnessError
 from kvmharness.guest import forced_emulation
 from kvmharness.kernel import variants
@@ -51,13 +50,7 @@ def _load(folder: Path, module: Module) -> None:
     given = [f"{name}={value}" for name, value in module.parameters.items()]
     if module.name == "kvm":  # the W^X proof wants it, and older kernels take it here only
         given.append(f"{forced_emulation.PARAMETER.name}=1")
-    done = subprocess.run(
-        ["insmod", str(folder / module.file), *given],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment(),
-    )
+    done = child.run(["insmod", str(folder / module.file), *given])
     if done.returncode:
         raise _Lost(f"{module.name}: {done.stderr.strip() or 'insmod failed'}")
     with suppress(OSError):  # the others have it for the proof's own time

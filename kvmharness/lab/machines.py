@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from kvmharness.child import environment
+from kvmharness import child
 from kvmharness.errors import Unavailable, UsageError
 from kvmharness.kernel import resolve
 from kvmharness.lab import bochs, qemu
@@ -85,9 +84,7 @@ def choose_all(text: str | None) -> list[LabMachine]:
 
 def _busybox_will_do() -> bool:
     """Tell whether busybox is the static one, which has the applets that init needs."""
-    done = subprocess.run(
-        ["busybox", "--list"], capture_output=True, text=True, check=False, env=environment()
-    )
+    done = child.run(["busybox", "--list"])
     return "insmod" in done.stdout.split()
 
 

@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from kvmharness.child import environment
+from kvmharness import child
 from kvmharness.errors import UsageError
 from kvmharness.kernel import resolve
 from kvmharness.lab import opcodes
@@ -26,9 +26,7 @@ FORCED = (
 @functools.cache
 def _version() -> str:
     try:
-        done = subprocess.run(
-            [BINARY, "--version"], capture_output=True, text=True, check=True, env=environment()
-        )
+        done = child.run([BINARY, "--version"], check=True)
     except (OSError, subprocess.CalledProcessError):
         raise UsageError(f"lab: no {BINARY}; apt-get install {PACKAGE}") from None
     return done.stdout.partition("\n")[0].removeprefix("QEMU emulator version ")
