@@ -21,7 +21,8 @@ class TraceLabel:
         raw.trace_next(self._label)
 
     def end(self) -> dict[str, int]:
-        """Return no counts."""
+        """Say that the samples are over, and return no counts."""
+        raw.trace_over()
         return {}
 
     def close(self) -> None:

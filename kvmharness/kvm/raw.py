@@ -27,6 +27,7 @@ __all__ = [
     "new",
     "run",
     "trace_next",
+    "trace_over",
 ]
 
 NONE = 0
@@ -122,3 +123,8 @@ def trace_next(label: int) -> None:
     NOPs (see lab/plugin.h): only a lab that traces hears of it.
     """
     lib.kvmh_trace_next(label)
+
+
+def trace_over() -> None:
+    """Say that the samples of the last label are over."""
+    lib.kvmh_trace_over()

@@ -26,16 +26,29 @@ def options(folder: Path, samples: int) -> list[str]:
 
 
 def parse(text: str, samples: int) -> dict[int, list[int]]:
-    """Return the counts of each label: the last whole line that has all of its samples.
+    """Return the counts of each label that has all of its samples in its last whole lines.
 
-    The first VM after a boot is measured under the labels of those that count, before them.
+    A line is what was counted between two stops of the guest.  The first VM after a boot is
+    measured under the labels of those that count, before them.
     """
-    found = {}
+    lines: dict[int, list[list[int]]] = {}
     for line in text.splitlines(keepends=True):
-        label, seen, *counts = map(int, line.split())
-        if line.endswith("\n") and seen == samples and len(counts) == len(COUNTERS):
-            found[label] = counts
-    return found
+        label, *rest = map(int, line.split())
+        if line.endswith("\n") and len(rest) == len(COUNTERS) + 1:
+            lines.setdefault(label, []).append(rest)
+    totals = ((label, _last(each, samples)) for label, each in lines.items())
+    return {label: total for label, total in totals if total}
+
+
+def _last(lines: list[list[int]], samples: int) -> list[int] | None:
+    """Return the sum of the last lines that have so many samples together; None without them."""
+    seen, total = 0, [0] * len(COUNTERS)
+    for count, *counts in reversed(lines):
+        seen += count
+        total = [a + b for a, b in zip(total, counts, strict=True)]
+        if seen >= samples:
+            break
+    return total if seen == samples else None
 
 
 def _add(result: CaseResult, counted: list[list[int]]) -> None:

@@ -147,6 +147,13 @@ static void label_ends(unsigned int vcpu, void *data)
 	left = samples;
 }
 
+static void samples_over(unsigned int vcpu, void *data)
+{
+	(void)vcpu;
+	(void)data;
+	left = 0;
+}
+
 static void stack_switched(uint64_t kind, uint64_t address)
 {
 	if (!in_sample || in_l2)

@@ -80,6 +80,14 @@ def test_the_figures_are_those_of_the_classes(measured: tuple[Path, str]) -> Non
     assert median(uncured, "long64/empty") == median(cured, "long64/empty") == 2.06
 
 
+@pytest.mark.parametrize("name", ["long64/cr0_wp", "long64/cpuid"])
+def test_qemu_saw_the_vmruns_that_kvm_counted(measured: tuple[Path, str], name: str) -> None:
+    for run in (run_of(measured, series) for series in (UNCURED, CURED)):
+        counters = case(run, name).counters
+        # A tick of the kernel's timer is an exit too, and these are other samples.
+        assert counters["opcode.vmrun"] == pytest.approx(counters["kvm:kvm_entry"], abs=0.02)
+
+
 def test_a_run_of_the_lab_says_what_it_is(measured: tuple[Path, str]) -> None:
     folder, out = measured
     run = run_of(measured, CURED)

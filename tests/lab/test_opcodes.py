@@ -103,6 +103,14 @@ def test_the_warm_up_and_what_is_torn_do_not_count() -> None:
     assert opcodes.parse(text, 6) == {3: [7, *[0] * (len(COUNTERS) - 1)]}
 
 
+def test_the_samples_between_several_stops_of_the_guest_are_put_together() -> None:
+    warm_up = line(3, 1, 100) * 3
+    text = warm_up + line(3, 1, 7) + line(4, 2, 50) + line(3, 1, 8) + line(3, 1, 9)
+    assert opcodes.parse(text, 3) == {3: [24, *[0] * (len(COUNTERS) - 1)]}
+    # Two stops of two samples are no three samples.
+    assert opcodes.parse(line(3, 2, 7) * 2, 3) == {}
+
+
 @pytest.mark.parametrize(("vms", "expected"), [(5, 0.5), (4, None)])
 def test_a_run_has_the_counts_per_op_or_the_reason(
     tmp_path: Path, vms: int, expected: float | None
