@@ -43,13 +43,15 @@ class Reading(NamedTuple):
 class Work:
     """What was done later, and in which time: ns of the kernel's clock.
 
-    `called` is the time before the wait began, `slices` how many the wait had.
+    `called` is the time before the wait began, `slices` how many the wait had.  `own` is what this
+    process worked before the wait, where one CPU tells all: 0 elsewhere.
     """
 
     worked: int
     elapsed: int
     called: int = 0
     slices: int = 0
+    own: int = 0
 
 
 def between(before: Reading, after: Reading) -> Work:
@@ -64,9 +66,12 @@ class DeferredWork:
     Where there is one CPU, as in a lab, it is all that this CPU did but for idling and running
     us, interrupts and soft interrupts included (`by` is "cpu").  Else it is the run time of the
     kernel's threads on all CPUs (`by` is "threads").  `absent` says why there is neither.
+    `tick_ns` is how many ns of the kernel's clock a tick of the guest's TSC lasts, None where
+    KVM_GET_TSC_KHZ tells it.
     """
 
     def __init__(self, proc: Path = PROC) -> None:
+        self.tick_ns: float | None = None
         self.absent: str | None = None
         self.by: By = "threads"
         self._proc = proc
@@ -121,6 +126,9 @@ class DeferredWork:
         at = time.monotonic_ns()
         return Reading(at, {0: at - idle - time.process_time_ns()})
 
+    def _own(self) -> int:
+        return time.process_time_ns() if self.by == "cpu" else 0
+
     def settle(self, least: int = 0, longer_ns: int = 0) -> int:
         """Leave the CPU to others until they have done their work, or have enough of their own.
 
@@ -143,10 +151,10 @@ class DeferredWork:
 
         Call and wait take at least as long as those of `like` did, in as many slices.
         """
-        before = self.read()
+        before, own = self.read(), self._own()
         result = call()
-        called = time.monotonic_ns() - before.at
+        called, own = time.monotonic_ns() - before.at, self._own() - own
         longer = max(like.called - called, 0) if like else 0
         slices = self.settle(like.slices if like else 0, longer)
         work = between(before, self.read())
-        return result, Work(work.worked, work.elapsed, called, slices)
+        return result, Work(work.worked, work.elapsed, called, slices, own)

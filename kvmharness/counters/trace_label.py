@@ -7,9 +7,12 @@ from kvmharness.kvm import raw
 
 
 class TraceLabel:
-    """Asks for a trace of the samples under a label; where no lab traces nobody hears of it."""
+    """Asks for a trace of the samples under a label; where no lab traces nobody hears of it.
 
-    def __init__(self, label: int) -> None:
+    Without a label it takes as long, and asks for none.
+    """
+
+    def __init__(self, label: int | None) -> None:
         self._label = label
         self.absent: dict[str, str] = {}
 
@@ -18,7 +21,10 @@ class TraceLabel:
 
     def begin(self) -> None:
         """Say the label."""
-        raw.trace_next(self._label)
+        if self._label is None:
+            raw.trace_over()
+        else:
+            raw.trace_next(self._label)
 
     def end(self) -> dict[str, int]:
         """Say that the samples are over, and return no counts."""

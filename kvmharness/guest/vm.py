@@ -71,6 +71,7 @@ def _protections(cpuid: Any) -> frozenset[str]:
 class GuestVm:
     """A VM loaded with a case's guest, standing before its first doorbell.
 
+    `ops` is how many it was asked for so far, by the proof too.
     `cpus` are the CPUs for the threads of a case with several vCPUs (empty: any),
     `proof_iterations`, an odd number, the ops between two checks of W^X.  Only with
     `force_emulation` may the proof set KVM's parameter of that name, for all VMs of this kernel.
@@ -89,6 +90,7 @@ class GuestVm:
         force_emulation: bool = False,
     ) -> None:
         self.case = case
+        self.ops = 0
         self._force_emulation = force_emulation
         self._proof_iterations = proof_iterations
         self._timeout_ns = int(timeout_s * 1e9)
@@ -118,6 +120,7 @@ class GuestVm:
 
     def _ask(self, iterations: int, samples: int, meeting: int) -> None:
         """Write what each vCPU shall do; `meeting` of them wait for each other."""
+        self.ops += iterations * samples * len(self.vcpus)
         for number in range(len(self.vcpus)):
             page = state.shared_page(number)
             values = (iterations, samples, 0, meeting)

@@ -18,7 +18,7 @@ from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance
 from kvmharness.measure.feasible import limits, why_infeasible
 from kvmharness.measure.host import vendor_module
-from kvmharness.measure.take import Opener, Taken, open_guest, take
+from kvmharness.measure.take import Ended, Opener, Taken, open_guest, short_life, take
 from kvmharness.model import tracing
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import UNITS, Clock
@@ -41,13 +41,17 @@ class Turn:
 
 @dataclass
 class _Account:
-    """A case under way, the session's `number`th: its result so far and the counts behind it."""
+    """A case under way, the session's `number`th: its result so far and the counts behind it.
+
+    `ended` is how a VM of it ends that had next to no ops; what more a VM's end takes is theirs.
+    """
 
     number: int
     case: Case
     result: CaseResult
     ops: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    ended: Ended | None = None
 
     @property
     def open(self) -> bool:
@@ -79,12 +83,20 @@ class _Account:
         if taken.vcpus > 1:
             each = len(taken.ticks) // taken.vcpus
             result.vcpus += [number for number in range(taken.vcpus) for _ in range(each)]
-        result.deferred_samples += [round(ns, 4) for ns in taken.deferred]
+        end = ended_per_op(self.ended, taken.ended)
+        result.deferred_samples += [round(ns + end, 4) for ns in taken.deferred]
         result.deferred_vms += [vm] * len(taken.deferred)
         self.ops += taken.ops
         for name, count in taken.counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
         result.counters = dict(per_op(self.counts, self.ops))
+
+
+def ended_per_op(short: Ended | None, ended: Ended | None) -> float:
+    """Return what the end of a VM took for each of its ops, in ns; 0 where that is not told."""
+    if short is None or ended is None or ended.ops <= short.ops:
+        return 0.0
+    return (ended.ns - short.ns) / (ended.ops - short.ops)
 
 
 # Samples of one length may meet the same part of every tick, or of a neighbour's time slice: where
@@ -116,6 +128,8 @@ class Session:
         self._settings = settings
         self._opener = opener
         self._later = DeferredWork()
+        # An emulated machine's clocks go on by one for each instruction.
+        self._later.tick_ns = 1.0 if clock == "insn" else None
         if clock == "ticks":
             self._later.absent = (
                 "ns of the kernel's clock are no ticks of a TSC without a frequency"
@@ -166,6 +180,10 @@ class Session:
         settings, result = self._settings, account.result
         label = tracing.label(account.number, self._rounds)
         try:
+            if not (account.ended or self._later.absent):
+                account.ended = short_life(
+                    self._system, account.case, settings, self._later, self._opener
+                )
             taken = take(
                 self._system,
                 account.case,

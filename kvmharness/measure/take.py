@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from kvmharness.counters.deferred import DeferredWork
 from kvmharness.counters.source import Source
 from kvmharness.errors import UsageError
-from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Measurement, Proof
+from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Proof
 from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance, priority
+from kvmharness.measure.timed import Samples, timed
 from kvmharness.model.cases import Case
 from kvmharness.model.run import Disturbance, Settings
 
@@ -38,6 +38,14 @@ Opener = Callable[[System, Case, Settings], GuestVm]
 
 
 @dataclass(frozen=True)
+class Ended:
+    """What it took to destroy a VM after `ops` ops, with all that this left to be done, in ns."""
+
+    ops: int
+    ns: int
+
+
+@dataclass(frozen=True)
 class Taken:
     """What one VM gave.
 
@@ -45,7 +53,7 @@ class Taken:
     `preempted` beside it how often another task took the CPU; `counts` and `absent` are the
     sources', over `ops` ops; `proof` is what the W^X proof showed, None where the guest cannot
     prove.  `deferred` holds the ns per op that the kernel worked later, a value each time that it
-    was waited for.
+    was waited for.  `ended` is how the VM was destroyed, None where that is not told.
     """
 
     iterations: int
@@ -59,6 +67,7 @@ class Taken:
     disturbed: Disturbance
     deferred: list[float]
     preempted: list[int]
+    ended: Ended | None
 
 
 def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
@@ -123,60 +132,26 @@ def calibrate(guest: GuestVm, target_ms: float) -> int:
         iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
 
 
-class _Samples:
-    """Measurements of one VM put together; `deferred` in ns per op."""
-
-    def __init__(self, vcpus: int) -> None:
-        self._ticks: list[list[int]] = [[] for _ in range(vcpus)]
-        self._preempted: list[list[int]] = [[] for _ in range(vcpus)]
-        self.deferred: list[float] = []
-
-    @property
-    def ticks(self) -> list[int]:
-        """Each sample's length, vCPU by vCPU."""
-        return [tick for own in self._ticks for tick in own]
-
-    @property
-    def preempted(self) -> list[int]:
-        """How often each sample was preempted, in the same order."""
-        return [times for own in self._preempted for times in own]
-
-    def add(self, measured: Measurement) -> None:
-        """Add a measurement's samples."""
-        each = len(measured.ticks) // len(self._ticks)
-        for number, (ticks, preempted) in enumerate(zip(self._ticks, self._preempted, strict=True)):
-            own = slice(number * each, (number + 1) * each)
-            ticks.extend(measured.ticks[own])
-            preempted.extend(measured.preempted[own])
-
-
-def _timed(
-    guest: GuestVm,
-    ops: int,
-    samples: int,
-    each: int,
-    marks: Sequence[Source],
-    later: DeferredWork,
-) -> _Samples:
-    """Time `samples` samples of `ops` ops, `each` of them between two doorbells.
-
-    The work that they leave for later is done, and counted, before the next ones begin; so is
-    that of as many samples of a single op, to be subtracted.
-    """
-    taken = _Samples(len(guest.vcpus))
-    if later.absent or ops == 1:
-        taken.add(guest.measure(ops, samples, marks))
-        return taken
+def _ended(guest: GuestVm, later: DeferredWork | None) -> Ended | None:
+    """Destroy a VM; None where what that takes cannot be told from what else a machine does."""
+    if later is None or later.absent or later.by != "cpu":
+        return None
     later.settle()
-    for begin in range(0, samples, each):
-        number = min(each, samples - begin)
-        measured, work = later.of(partial(guest.measure, ops, number, marks))
-        # As long a time of the kernel's own work.
-        _, single = later.of(partial(guest.measure, 1, number), work)
-        taken.add(measured)
-        more = (ops - 1) * len(measured.ticks)
-        taken.deferred.append((work.worked - single.worked) / more)
-    return taken
+    _, work = later.of(guest.close)
+    return Ended(guest.ops, work.worked + work.own)
+
+
+def short_life(
+    system: System, case: Case, settings: Settings, later: DeferredWork, opener: Opener = open_guest
+) -> Ended | None:
+    """Destroy a VM that has proved W^X and run one op more: what the end of any VM takes.
+
+    Raises what take() raises.
+    """
+    with pinned(settings.cpu), opener(system, case, settings) as guest:
+        guest.prove()
+        guest.measure(1, 1)
+        return _ended(guest, later)
 
 
 @dataclass(frozen=True)
@@ -232,10 +207,10 @@ def take(
                 source.attach(guest)
             before = disturbance.so_far(settings.cpu)
             each = settings.samples_per_doorbell or samples
-            timed = _Samples(1)
+            taken = Samples(1)
             if later:
                 with priority.raised(settings.priority, guest.thread_ids):
-                    timed = _timed(guest, ops, samples, each, marks, later)
+                    taken = timed(guest, ops, samples, each, marks, later)
             disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
             number = min(samples, COUNTED) if later else samples
             counted = _counted(guest, ops, number, sources, net=later is not None)
@@ -247,12 +222,13 @@ def take(
             iterations=ops,
             vcpus=len(guest.vcpus),
             tsc_khz=guest.tsc_khz,
-            ticks=timed.ticks,
+            ticks=taken.ticks,
             counts=counted.counts,
             ops=counted.ops,
             absent=absent,
             proof=proof,
             disturbed=disturbed,
-            deferred=timed.deferred,
-            preempted=timed.preempted,
+            deferred=taken.deferred,
+            preempted=taken.preempted,
+            ended=_ended(guest, later) if taken.deferred else None,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -12,14 +13,15 @@ import pytest
 
 from kvmharness.analysis import differences
 from kvmharness.analysis.summary import summarise
+from kvmharness.counters.deferred import DeferredWork, Reading
 from kvmharness.errors import KvmError, UsageError
 from kvmharness.guest.state import Blob
 from kvmharness.guest.vm import MAX_ITERATIONS, GuestVm, Measurement
 from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
 from kvmharness.measure.collect import Plan, collect
-from kvmharness.measure.session import LENGTHS, Session
-from kvmharness.measure.take import calibrate, pinned
+from kvmharness.measure.session import LENGTHS, Session, ended_per_op
+from kvmharness.measure.take import Ended, calibrate, pinned
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import DEFERRED, Settings
 from kvmharness.render import tables
@@ -166,6 +168,48 @@ def test_a_stop_after_each_sample_gives_a_deferred_figure_for_each(system: Syste
     assert result.vms == [0, 0, 0]
     if DEFERRED not in result.absent:
         assert result.deferred_vms == [0, 0, 0]
+
+
+def test_the_end_of_a_vm_is_shared_out_among_what_it_ran_beyond_the_shortest_life() -> None:
+    short = Ended(100, 5_000)
+    assert ended_per_op(short, Ended(600, 1_005_000)) == 2000
+    assert ended_per_op(short, Ended(600, 5_000)) == 0
+    # Nobody can tell, or there is nothing that it ran beyond.
+    assert ended_per_op(None, Ended(600, 9)) == ended_per_op(short, None) == 0
+    assert ended_per_op(short, Ended(100, 9_000)) == 0
+
+
+@pytest.mark.kvm
+def test_where_one_cpu_tells_all_the_thread_s_own_work_counts(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Telling(DeferredWork):
+        """One that knows what this thread did, here as if it had the machine to itself."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.absent, self.by = None, "cpu"
+
+        def read(self) -> Reading:
+            return Reading(time.monotonic_ns(), {0: 0})
+
+    def slow_exit(guest: GuestVm, iterations: int, *rest: Any, **named: Any) -> Measurement:
+        measured = real(guest, iterations, *rest, **named)
+        until = time.process_time_ns() + 20_000 * iterations
+        while time.process_time_ns() < until:
+            pass
+        return measured
+
+    real = GuestVm.measure
+    monkeypatch.setattr(GuestVm, "measure", slow_exit)
+    monkeypatch.setattr("kvmharness.measure.session.DeferredWork", Telling)
+    settings = msgspec.structs.replace(SETTINGS, samples_per_doorbell=1, iterations=200)
+    session = Session(system, select(["long64/empty"]), settings)
+    for _ in session.measure(1):
+        pass
+    (result,) = session.results
+    assert result.deferred_by == "cpu"
+    assert sorted(result.deferred_samples)[1] == pytest.approx(20_000, rel=0.2)
 
 
 @pytest.mark.kvm
