@@ -7,6 +7,7 @@ of it is found again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 from pathlib import Path
@@ -20,15 +21,17 @@ CURE = "if (tdp_enabled && (cr0 ^ old_cr0) == X86_CR0_WP) {"
 NO_CURE = f"if (0 && {CURE.removeprefix('if (')}"
 BOOTS = "\tkernel_init_freeable();\n"
 DIES = f'{BOOTS}\tpanic("planted");\n'
-# What git tries of these eight, in this order: 4 (does not build), 6 (does not boot), 5, 7.
+NO_C = "\tthis is no C;\n"
+# What git tries of these eight depends on their names, which are digests.  It is always 4 first
+# (does not build), then 2 or 6, and so one at least of 5 and 6 (do not boot), and 7 at last.
 # Each: subject, file, text, what takes its place.
 COMMITS = (
     ("Say more in README", README, "Linux kernel", "The Linux kernel"),
     ("Add a comment", X86, CURE, f"/* WP alone */ {CURE}"),
     ("Say it again", README, "The Linux kernel", "The Linux kernel itself"),
-    ("Break the build", X86, "/* WP alone */", "this is no C"),
-    ("Mend the build", X86, "this is no C", "/* WP alone */"),
-    ("Break the boot", INIT, BOOTS, DIES),
+    ("Break the build", INIT, BOOTS, NO_C),
+    ("Mend the build, break the boot", INIT, NO_C, DIES),
+    ("Say it once more", README, "kernel itself", "kernel, no other"),
     ("Mend the boot", INIT, DIES, BOOTS),
     ("Slow toggles down", X86, CURE, NO_CURE),
 )
@@ -90,4 +93,5 @@ def _make(into: Path) -> None:
 
 def repository() -> Path:
     """Return the bare repository, its commits tagged base and commit1 to commit8."""
-    return cache.made_once(cache.folder("tests") / "history", _make) / "linux.git"
+    name = f"history-{hashlib.sha256(repr(COMMITS).encode()).hexdigest()[:8]}"
+    return cache.made_once(cache.folder("tests") / name, _make) / "linux.git"
