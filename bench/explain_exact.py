@@ -61,12 +61,12 @@ def followed(result: Result) -> dict[str, str]:
         if not case.samples:
             cells[case.name] = "-"
             continue
-        ((figure, stretch),) = follow.samples(result.run, place, found)
+        (sample,) = follow.samples(result.run, place, found)
         attribution = Attribution(found.blocks, known)
-        off = attribution.add(stretch) - figure
+        off = attribution.add(sample.stretch.words) - sample.figure
         attribution.settle()
-        off = off or sum(node.own for node in attribution.top.walk()) - figure
-        per_op = f"{figure / (case.iterations or 1):,.1f}"
+        off = off or sum(node.own for node in attribution.top.walk()) - sample.figure
+        per_op = f"{sample.figure / (case.iterations or 1):,.1f}"
         cells[case.name] = f"{per_op} **{off:+,}**" if off else per_op
     return cells
 

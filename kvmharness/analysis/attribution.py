@@ -14,6 +14,7 @@ from functools import cached_property
 from kvmharness.analysis.calltree import (
     GUEST,
     OTHERS,
+    THREAD,
     VCPU,
     Frame,
     Node,
@@ -30,7 +31,7 @@ from kvmharness.analysis.tracefile import (
     NUMBER_MASK,
     Block,
     Kind,
-    Stretch,
+    Words,
 )
 
 LEAVES = frozenset({Flow.INTERRUPT_RETURN, Flow.SYSCALL_RETURN})
@@ -103,11 +104,13 @@ class Attribution:
 
     `begun` counts instructions, `undone` those of them that an exit or a fault interrupted and
     that were no instructions to the CPU's clock: `total` is what the clock counted.  `thunks`
-    of them, once all is settled, stood in for an indirect jump or a return.
+    of them, once all is settled, stood in for an indirect jump or a return.  With `apart` each
+    other thread has a root of its own.
     """
 
-    def __init__(self, blocks: dict[int, Block], symbols: Symbols) -> None:
+    def __init__(self, blocks: dict[int, Block], symbols: Symbols, apart: bool = False) -> None:
         self.top = Node("")
+        self._apart = apart
         self.begun = self.undone = self.thunks = 0
         self._blocks = blocks
         self._symbols = symbols
@@ -126,13 +129,13 @@ class Attribution:
         """Returns, of distinct kinds, to where nobody had called from."""
         return self._stacks.unmatched
 
-    def add(self, stretch: Stretch) -> int:
-        """Follow what ran in a stretch; return how many instructions it took."""
+    def add(self, events: Words) -> int:
+        """Follow what ran; return how many instructions it took."""
         before = self.total
         state = _State(self._stacks.empty(VCPU), False)
         parked: dict[int, Frame] = {}
         thread = 0
-        words = iter(stretch.words.tolist())
+        words = iter(events.tolist())
         for word in words:
             following = state.next.get(word)
             if following is None:
@@ -143,7 +146,8 @@ class Attribution:
                 if kind == Kind.RESUME:
                     parked[thread] = state.frame
                     thread = next(words)
-                    state = _State(parked.get(thread) or self._stacks.empty(OTHERS), False)
+                    root = f"{THREAD}{thread:x}]" if self._apart else OTHERS
+                    state = _State(parked.get(thread) or self._stacks.empty(root), False)
                     continue
                 following = state.next[word] = self._follow(state, word)
             following.visits += 1

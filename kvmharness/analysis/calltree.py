@@ -16,6 +16,8 @@ VCPU, GUEST, INTERRUPTS, OTHERS, DEFERRED = (
     "[deferred]",
 )
 USER = "[user space]"
+# A root of one other thread: the beginning of its name.
+THREAD = "[thread "
 # Ways to jump and to return that stand in for an instruction: whom they lead to is not theirs.
 JUMPS = ("__x86_indirect_", "__SCT__")
 RETURNS = ("__x86_return_", "srso_", "retbleed_")

@@ -43,7 +43,12 @@ def outermost(node: Node) -> bool:
 
 def costs(explanation: Explanation) -> Profiled:
     """Return the functions by their own instructions per op, dearest first, with callers."""
-    top = tree(explanation.nodes)
+    return costs_of(explanation.nodes, explanation.ops)
+
+
+def costs_of(nodes: Sequence[CallNode], ops: int) -> Profiled:
+    """Return the functions of a call tree over `ops` ops likewise."""
+    top = tree(nodes)
     totals = top.totals()
     own: dict[str, int] = defaultdict(int)
     inclusive: dict[str, int] = defaultdict(int)
@@ -61,7 +66,6 @@ def costs(explanation: Explanation) -> Profiled:
     for root in top.children.values():
         if root.own:
             own[root.name], inclusive[root.name] = root.own, totals[root]
-    ops = explanation.ops
     rows = [
         SymbolCost(
             name,

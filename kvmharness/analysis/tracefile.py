@@ -14,7 +14,7 @@ from kvmharness.errors import UsageError
 
 Words = NDArray[np.uint64]
 
-HEADER = int.from_bytes(b"KVMHTRC1", "little")
+HEADER = int.from_bytes(b"KVMHTRC2", "little")
 END = int.from_bytes(b"KVMHEND1", "little")
 TRAILER = 3
 WORD = 8
@@ -32,6 +32,7 @@ class Kind(IntEnum):
     END = 3
     LEAVE = 4
     RESUME = 5
+    SETTLED = 6
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,14 @@ class Block:
 
 @dataclass(frozen=True)
 class Stretch:
-    """What ran in a sample that was asked for under `label`: events."""
+    """What ran in a sample that was asked for under `label`: events.
+
+    `later` is what the kernel ran after it until nothing was left to do; None where nobody waited.
+    """
 
     label: int
     words: Words
+    later: Words | None = None
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,19 @@ def _samples(events: Words) -> Iterator[Stretch]:
     # A thread's name is an address in the kernel's half, whose top byte is that of no event.
     kinds = events >> np.uint64(KIND_SHIFT)
     begins, ends = np.flatnonzero(kinds == Kind.BEGIN), np.flatnonzero(kinds == Kind.END)
-    if len(begins) != len(ends) or (begins > ends).any() or (begins[1:] != ends[:-1] + 1).any():
+    if len(begins) != len(ends) or (begins > ends).any() or (begins[1:] < ends[:-1]).any():
         raise _Broken("a sample without begin or end")
-    first, after = (begins[0], ends[-1] + 1) if len(begins) else (0, 0)
-    if first != 0 or after != len(events):
+    if len(events) and (not len(begins) or begins[0] != 0):
         raise _Broken("something ran outside of samples")
-    for begin, end in zip(begins, ends, strict=True):
-        yield Stretch(int(events[begin]) & NUMBER_MASK, events[begin + 1 : end])
+    nexts = [*begins, len(events)][1:]
+    settled = np.flatnonzero(kinds == Kind.SETTLED)
+    for begin, end, after in zip(begins, ends, nexts, strict=True):
+        done = settled[(settled > begin) & (settled < after)]
+        if len(done) > 1 or (len(done) and not end < done[0] == after - 1):
+            raise _Broken("a sample is settled before it ends, or twice")
+        label = int(events[begin]) & NUMBER_MASK
+        later = events[end + 1 : after - 1] if len(done) else None
+        yield Stretch(label, events[begin + 1 : end], later)
 
 
 def _check(events: Words, blocks: dict[int, Block]) -> None:
@@ -108,7 +119,7 @@ def _check(events: Words, blocks: dict[int, Block]) -> None:
     if named.size and (named[-1] >= len(events) or (kinds[named] < 0xFF).any()):
         raise _Broken("a switch between threads names none")
     plain = np.delete(kinds, named)
-    if (plain > Kind.RESUME).any():
+    if (plain > Kind.SETTLED).any():
         raise _Broken("an event of no known kind")
     ran = events[kinds <= Kind.L2]
     lengths = np.zeros(1 + max(blocks, default=0), dtype=np.uint64)

@@ -167,9 +167,9 @@ def write(explained: File, folder: Path) -> list[Path]:
     explanation.write(paths[0], explained)
     texts: dict[str, str] = {}
     for kernel in explained.kernels:
-        caption = f"{kernel.figure:,.2f} instructions per op, every one of them"
         title = f"{explained.case} on {kernel.label}"
-        texts[f"{kernel.label}.svg"] = flame.document(flame.explained(kernel), title, caption)
+        boxes = flame.explained(kernel)
+        texts[f"{kernel.label}.svg"] = flame.document(boxes, title, flame.caption(kernel))
         texts[f"{kernel.label}.folded"] = stacks.folded(kernel)
         texts[f"{kernel.label}.callgrind"] = stacks.callgrind(kernel, explained.case)
     if explained.difference is not None:

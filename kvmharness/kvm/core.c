@@ -148,8 +148,8 @@ static void kvmh_trace_next(uint32_t label)
 	__asm__ volatile(".byte 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 2");
 }
 
-/* Say that the samples of the last label are over. */
-static void kvmh_trace_over(void)
+/* Says that what those samples left for later is done: another such form. */
+static void kvmh_trace_settled(void)
 {
 	__asm__ volatile(".byte 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 3");
 }

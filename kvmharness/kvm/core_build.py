@@ -65,7 +65,7 @@ int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint32_t *preem
 int kvmh_ioctl(int fd, unsigned long request, uintptr_t argument);
 void kvmh_cpuid(uint32_t leaf, uint32_t registers[4]);
 void kvmh_trace_next(uint32_t label);
-void kvmh_trace_over(void);
+void kvmh_trace_settled(void);
 """
 
 # The header's macros for the requests that raw.py builds on its own: held against each

@@ -27,7 +27,7 @@ __all__ = [
     "new",
     "run",
     "trace_next",
-    "trace_over",
+    "trace_settled",
 ]
 
 NONE = 0
@@ -125,6 +125,6 @@ def trace_next(label: int) -> None:
     lib.kvmh_trace_next(label)
 
 
-def trace_over() -> None:
-    """Say that the samples of the last label are over."""
-    lib.kvmh_trace_over()
+def trace_settled() -> None:
+    """Tell a lab that traces that what the last samples left for later is done."""
+    lib.kvmh_trace_settled()

@@ -167,14 +167,6 @@ static void label_ends(unsigned int vcpu, void *data)
 	asked = true;
 }
 
-static void samples_over(unsigned int vcpu, void *data)
-{
-	(void)vcpu;
-	(void)data;
-	if (asked)
-		put();
-}
-
 static void watch(struct insn *insn, const uint8_t *code, size_t size)
 {
 	enum opcode opcode = opcode_of(code, size);

@@ -7,7 +7,7 @@
  *		samples=N	how many samples of a request count at most (default 1)
  *
  * Who measures asks by NOPs that nobody else uses (core.c, kvmh_trace_next), which spell a label
- * for the samples that follow, and say when these are over.  Where no plugin listens they are NOPs.
+ * for the samples that follow.  Where no plugin listens they are NOPs.
  *
  * Debian ships no qemu-plugin.h, so what is used of the plugin API is declared here, of both of its
  * generations: 1 (QEMU 7.2) and from 2 on (QEMU 9 and later), told apart by symbols.
@@ -97,14 +97,10 @@ static unsigned long samples = 1;	/* that count of a request */
 static unsigned long left;		/* of those, how many are still to come */
 static uint32_t label;
 
-/*
- * Each plugin says what it does at an RDTSC, at a bit of a label, when the label is whole, and when
- * its samples are over: others of the same VM may follow, which nobody asked for.
- */
+/* Each plugin says what it does at an RDTSC, at a bit of a label, and when the label is whole. */
 static void rdtsc_begins(unsigned int vcpu, void *data);
 static void label_bit(unsigned int vcpu, void *data);
 static void label_ends(unsigned int vcpu, void *data);
-static void samples_over(unsigned int vcpu, void *data);
 
 /* Whether an RDTSC that executes now begins or ends a sample. */
 static bool at_edge(void)
@@ -121,15 +117,14 @@ static void spell(const void *data)
 static void watch_window(struct insn *insn, const uint8_t *code, size_t size)
 {
 	static const uint8_t rdtsc[] = { 0x0f, 0x31 };
-	/* nopl disp32(%rax), the displacement "KVM" and what is said */
+	/* nopl disp32(%rax), the displacement "KVM" and what is said: a bit, or the label's end */
 	static const uint8_t request[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M' };
-	static exec_call *const said[] = { label_bit, label_bit, label_ends, samples_over };
 
 	if (size == sizeof(rdtsc) && !memcmp(code, rdtsc, size))
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, rdtsc_begins, NO_REGISTERS, NULL);
-	if (size == 7 && !memcmp(code, request, sizeof(request)) && code[6] < 4)
-		qemu_plugin_register_vcpu_insn_exec_cb(insn, said[code[6]], NO_REGISTERS,
-						       code[6] ? &label : NULL);
+	if (size == 7 && !memcmp(code, request, sizeof(request)) && code[6] <= 2)
+		qemu_plugin_register_vcpu_insn_exec_cb(insn, code[6] < 2 ? label_bit : label_ends,
+						       NO_REGISTERS, code[6] ? &label : NULL);
 }
 
 static void read_code(struct insn *insn, void *into, size_t size)

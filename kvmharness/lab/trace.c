@@ -1,6 +1,7 @@
 /*
  * A plugin of QEMU's TCG: which blocks of instructions ran in a sample, each with how many of its
- * instructions were begun.
+ * instructions were begun; and which of the kernel's ran after it, until what the sample left for
+ * later was done.
  *
  * The file, in 64-bit little-endian words: HEADER, then one word per event (see below), then
  * the blocks that the events name, then END, the number of words before the blocks, and the
@@ -11,19 +12,25 @@
 #define PLUGIN "trace"
 #include "plugin.h"
 
-#define HEADER	0x31435254484d564bULL	/* "KVMHTRC1" */
+#define HEADER	0x32435254484d564bULL	/* "KVMHTRC2" */
 #define END	0x31444e45484d564bULL	/* "KVMHEND1" */
 
 /*
  * An event: bits 0-31 the block, 32-43 how many of its instructions were begun, 44-55 the
- * first of them, 56-63 what it is.  BEGIN and END_OF_SAMPLE have the label for the block.
+ * first of them, 56-63 what it is.  BEGIN, END_OF_SAMPLE and SETTLED have the label for the block:
+ * what stands between the last two ran later.
  * The word after a LEAVE and a RESUME is where in its task the kernel keeps the stack of the
  * thread that it switches from and to: the thread's name.
  */
-enum { IN_L1 = 0, IN_L2 = 1, BEGIN = 2, END_OF_SAMPLE = 3, LEAVE = 4, RESUME = 5 };
+enum { IN_L1 = 0, IN_L2 = 1, BEGIN = 2, END_OF_SAMPLE = 3, LEAVE = 4, RESUME = 5, SETTLED = 6 };
 #define KIND_SHIFT	56
 #define FIRST_SHIFT	44
 #define BEGUN_SHIFT	32
+
+/* model/tracing.py: in the label of samples of a single op. */
+#define SINGLE		(1U << 31)
+
+#define KERNEL_HALF	(1ULL << 63)
 
 #define BUFFERED	65536
 
@@ -37,6 +44,11 @@ struct block {
 	bool used;
 	uint8_t data[];		/* the size of each instruction, then their bytes */
 };
+
+/* Of the VM that `label` names: how many samples of many ops will be recorded, and were. */
+static uint32_t vm_label = SINGLE;
+static unsigned long wanted, recorded;
+static bool later;			/* a sample was recorded, and is not settled */
 
 static bool failed;
 static uint64_t buffer[BUFFERED];
@@ -93,7 +105,9 @@ static void account(void)
 
 	seen += count;
 	first += count;
-	if (!in_sample || !current || !count)
+	if (!current || !count)
+		return;
+	if (!in_sample && !(later && !in_l2 && current->start & KERNEL_HALF))
 		return;
 	current->used = true;
 	put((uint64_t)(in_l2 ? IN_L2 : IN_L1) << KIND_SHIFT | from << FIRST_SHIFT |
@@ -126,37 +140,57 @@ static void rdtsc_begins(unsigned int vcpu, void *data)
 	account();
 	in_sample = !in_sample;
 	event(in_sample ? BEGIN : END_OF_SAMPLE, label);
-	left -= !in_sample;
+	later = !in_sample;
+	if (in_sample)
+		return;
+	left--;
+	if (!(label & SINGLE)) {
+		wanted--;
+		recorded++;
+	}
 }
 
 static void label_bit(unsigned int vcpu, void *data)
 {
 	(void)vcpu;
+	if (in_sample || later) {
+		account();
+		if (in_sample)
+			event(END_OF_SAMPLE, label);
+		in_sample = later = false;
+	}
 	spell(data);
 }
 
+/* Of each VM the first samples are wanted, and of a single op as many. */
 static void label_ends(unsigned int vcpu, void *data)
 {
 	(void)vcpu;
 	(void)data;
-	if (in_sample) {
-		account();
-		event(END_OF_SAMPLE, label);
+	if ((label & ~SINGLE) != vm_label) {
+		vm_label = label & ~SINGLE;
+		wanted = samples;
+		recorded = 0;
 	}
-	in_sample = false;
-	left = samples;
+	left = label & SINGLE ? recorded : wanted;
+	recorded = label & SINGLE ? 0 : recorded;
 }
 
-static void samples_over(unsigned int vcpu, void *data)
+static void settled(unsigned int vcpu, void *data)
 {
 	(void)vcpu;
 	(void)data;
+	if (later) {
+		account();
+		event(SETTLED, label);
+	}
+	later = false;
 	left = 0;
 }
 
 static void stack_switched(uint64_t kind, uint64_t address)
 {
-	if (!in_sample || in_l2)
+	if ((!in_sample && !later) || in_l2)
 		return;
 	account();
 	event(kind, 0);
@@ -184,12 +218,16 @@ static void watch(struct insn *insn, const uint8_t *code, size_t size)
 	/* __switch_to_asm: mov %rsp, disp32(%rdi) and mov disp32(%rsi), %rsp */
 	static const uint8_t save_stack[] = { 0x48, 0x89, 0xa7 };
 	static const uint8_t load_stack[] = { 0x48, 0x8b, 0xa6 };
+	/* core.c, kvmh_trace_settled */
+	static const uint8_t all_done[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 3 };
 
 	if (qemu_plugin_scoreboard_new)
 		qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, ADD_U64, counter, 1);
 	else
 		qemu_plugin_register_vcpu_insn_exec_inline(insn, ADD_U64, &own_counter, 1);
 	watch_window(insn, code, size);
+	if (size == sizeof(all_done) && !memcmp(code, all_done, size))
+		qemu_plugin_register_vcpu_insn_exec_cb(insn, settled, NO_REGISTERS, NULL);
 	if (size == 7 && !memcmp(code, save_stack, sizeof(save_stack)))
 		qemu_plugin_register_vcpu_mem_cb(insn, stack_saved, NO_REGISTERS, ANY_ACCESS, NULL);
 	if (size == 7 && !memcmp(code, load_stack, sizeof(load_stack)))

@@ -85,7 +85,7 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
         clock = "ticks"
     if plan.warm_up:
         once = msgspec.structs.replace(plan.settings, vms=1, samples_per_vm=1)
-        for _ in Session(system, plan.cases, once, clock=clock).measure(1):
+        for _ in Session(system, plan.cases, once, clock=clock, traced=False).measure(1):
             pass
     session = Session(system, plan.cases, plan.settings, clock=clock, others=plan.others)
     run = _begin(record, clock, session, plan)

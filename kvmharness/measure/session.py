@@ -112,6 +112,7 @@ class Session:
     """Cases being measured; `results` is theirs, in the order given, always up to date.
 
     A guest or an ioctl that fails ends its own case only: the reason stands in `failed`.
+    Unless they are to be `traced`, a lab that traces hears nothing of the samples.
     """
 
     def __init__(
@@ -122,8 +123,10 @@ class Session:
         opener: Opener = open_guest,
         clock: Clock = "tsc",
         others: Others = _nobody,
+        traced: bool = True,
     ) -> None:
         self._system = system
+        self._traced = traced
         self._others = others
         self._settings = settings
         self._opener = opener
@@ -191,7 +194,7 @@ class Session:
                 samples=settings.samples_per_vm,
                 iterations=self._iterations(result),
                 sources=[KvmStats()],
-                marks=[TraceLabel(label)],
+                mark=TraceLabel(label) if self._traced else None,
                 later=self._later,
                 opener=self._opener,
             )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from kvmharness.counters.deferred import DeferredWork
 from kvmharness.counters.source import Source
+from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.errors import UsageError
 from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Proof
 from kvmharness.kvm.fds import System
@@ -187,7 +188,7 @@ def take(
     iterations: int | None = None,
     warm_up: int | None = None,
     sources: Sequence[Source] = (),
-    marks: Sequence[Source] = (),
+    mark: TraceLabel | None = None,
     later: DeferredWork | None = None,
     opener: Opener = open_guest,
 ) -> Taken:
@@ -195,7 +196,7 @@ def take(
 
     Without `iterations` they are the settings', or calibrated.  `warm_up` is how many ops run
     before the samples, one sample's without it.  `later` reads the work that was deferred,
-    and times; `marks` tell who listens that timed samples come, and count nothing.
+    and times; `mark` tells who listens that timed samples come.
     Raises what GuestVm raises, and UsageError for a CPU that this process may not use.
     """
     with pinned(settings.cpu), opener(system, case, settings) as guest:
@@ -210,7 +211,7 @@ def take(
             taken = Samples(1)
             if later:
                 with priority.raised(settings.priority, guest.thread_ids):
-                    taken = timed(guest, ops, samples, each, marks, later)
+                    taken = timed(guest, ops, samples, each, mark, later)
             disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
             number = min(samples, COUNTED) if later else samples
             counted = _counted(guest, ops, number, sources, net=later is not None)

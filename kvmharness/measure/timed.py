@@ -5,11 +5,9 @@ Light on purpose: this runs inside a booted kernel under test.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 from kvmharness.counters.deferred import DeferredWork, Work
-from kvmharness.counters.source import Source
 from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.guest.vm import GuestVm, Measurement
 
@@ -41,12 +39,28 @@ class Samples:
             preempted.extend(measured.preempted[own])
 
 
+def _settled(
+    guest: GuestVm,
+    ops: int,
+    samples: int,
+    mark: TraceLabel | None,
+    later: DeferredWork,
+    like: Work | None = None,
+) -> tuple[Measurement, Work]:
+    """Take samples, and have the work done that they leave for later; return both."""
+    marks = [mark] if mark else []
+    found = later.of(partial(guest.measure, ops, samples, marks), like)
+    if mark:
+        mark.settled()
+    return found
+
+
 def timed(
     guest: GuestVm,
     ops: int,
     samples: int,
     each: int,
-    marks: Sequence[Source],
+    mark: TraceLabel | None,
     later: DeferredWork,
 ) -> Samples:
     """Time `samples` samples of `ops` ops, `each` of them between two doorbells.
@@ -58,22 +72,20 @@ def timed(
     """
     taken = Samples(len(guest.vcpus))
     if later.absent or ops == 1:
-        taken.add(guest.measure(ops, samples, marks))
+        taken.add(guest.measure(ops, samples, [mark] if mark else []))
+        if mark:
+            mark.settled()
         return taken
     later.settle()
-    unmarked = [TraceLabel(None) for _ in marks]
     for begin in range(0, samples, each):
         number = min(each, samples - begin)
-        measured, work = later.of(partial(guest.measure, ops, number, marks))
+        measured, work = _settled(guest, ops, number, mark, later)
         # As long a time of the kernel's own work, and as much of ours.
-        ones, single = later.of(partial(guest.measure, 1, number, unmarked), work)
+        ones, single = _settled(guest, 1, number, mark.single if mark else None, later, work)
         taken.add(measured)
         more = (ops - 1) * len(measured.ticks)
-        left = [
-            _beside(work, measured, guest, later)
-            for work, measured in ((work, measured), (single, ones))
-        ]
-        taken.deferred.append((left[0] - left[1]) / more)
+        left = _beside(work, measured, guest, later) - _beside(single, ones, guest, later)
+        taken.deferred.append(left / more)
     return taken
 
 

@@ -13,6 +13,7 @@ from kvmharness.model.host import Lab
 SCHEMA = "kvmharness.explain/1"
 # More of anything than a sample has.
 MOST = 2**53
+OUT_OF_RANGE = "a count is out of range"
 
 
 class CallNode(msgspec.Struct, frozen=True):
@@ -37,13 +38,32 @@ class Line(msgspec.Struct, frozen=True):
     own: int
 
 
+class Deferred(msgspec.Struct):
+    """What others did later for `ops` ops, net of what followed as many samples of a single op.
+
+    It is no part of the samples.  A count may be less than 0, by what ran for nobody's sake.
+    `measured` is the run's own figure per op, by the kernel's clock; `counts` tells whether the
+    run takes it for more than the kernel's own work.
+    """
+
+    ops: int
+    nodes: list[CallNode]
+    measured: float | None = None
+    counts: bool = False
+
+    @property
+    def figure(self) -> float:
+        """Instructions per op."""
+        return sum(node.own for node in self.nodes) / self.ops
+
+
 class Explanation(msgspec.Struct):
     """Where one kernel's instructions went in samples of a case.
 
     `samples` are those that were followed, in instructions; `nodes` add up to them exactly.
     `median` is that of all samples of the run, per op.  `thunks` of the instructions stood in
     for an indirect jump or a return; they are charged to the function that wanted it.
-    `no_lines` says why there are no source lines.
+    `no_lines` says why there are no source lines, `no_deferred` why no deferred work was followed.
     """
 
     label: str
@@ -56,6 +76,8 @@ class Explanation(msgspec.Struct):
     lines: list[Line] = []
     no_lines: str | None = None
     lab: Lab | None = None
+    deferred: Deferred | None = None
+    no_deferred: str | None = None
 
     @property
     def figure(self) -> float:
@@ -106,15 +128,28 @@ class File(msgspec.Struct):
     difference: Difference | None = None
 
 
-def _wrong(explanation: Explanation) -> str | None:
-    """Say where an explanation contradicts itself."""
-    for place, node in enumerate(explanation.nodes):
+def _wrong_nodes(nodes: list[CallNode], least: int) -> str | None:
+    """Say where a call tree contradicts itself."""
+    for place, node in enumerate(nodes):
         if node.parent is not None and not 0 <= node.parent < place:
             return "a function's caller does not come before it"
-        if not 0 <= node.own <= MOST or not 0 <= node.calls <= MOST:
-            return "a count is out of range"
-    if not 0 < explanation.ops <= MOST or not all(0 <= s <= MOST for s in explanation.samples):
-        return "a count is out of range"
+        if not least <= node.own <= MOST or not least <= node.calls <= MOST:
+            return OUT_OF_RANGE
+    return None
+
+
+def _wrong(explanation: Explanation) -> str | None:
+    """Say where an explanation contradicts itself."""
+    deferred = explanation.deferred
+    wrong = _wrong_nodes(explanation.nodes, 0)
+    ops = [explanation.ops]
+    if deferred:
+        wrong = wrong or _wrong_nodes(deferred.nodes, -MOST)
+        ops.append(deferred.ops)
+    if wrong:
+        return wrong
+    if not all(0 < n <= MOST for n in ops) or not all(0 <= s <= MOST for s in explanation.samples):
+        return OUT_OF_RANGE
     if sum(node.own for node in explanation.nodes) != sum(explanation.samples):
         return "its functions do not add up to its samples"
     return None

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis.calltree import Node
-from kvmharness.analysis.explain import costs, tree
+from kvmharness.analysis.explain import costs, costs_of, tree
 from kvmharness.model.explanation import Difference, Explanation, File
 from kvmharness.render.tables import plain, show_profile
 from kvmharness.text import figure
@@ -70,6 +70,29 @@ def _lines(explanation: Explanation, top: int, out: Console) -> None:
     out.print(table)
 
 
+def _deferred(explanation: Explanation, case: str, top: int, out: Console) -> None:
+    """Print what was left for later: its functions where it counts, else how little it was."""
+    found = explanation.deferred
+    if found is None:
+        why = explanation.no_deferred or "the version that explained did not follow it"
+        out.print(plain(f"no deferred work: {why}"), soft_wrap=True)
+        return
+    clock = "" if found.measured is None else f"; {figure(found.measured)} by the kernel's clock"
+    if not found.counts:
+        of = f"{figure(found.figure)} insn/op{clock}"
+        out.print(plain(f"deferred work: none that counts ({of})"), soft_wrap=True)
+        return
+    out.print()
+    out.print(
+        plain(
+            f"deferred: {found.figure:,.2f} instructions per op that others ran after the sample, "
+            f"net of what follows a single op{clock}"
+        ),
+        soft_wrap=True,
+    )
+    show_profile(costs_of(found.nodes, found.ops), f"{case}, deferred", top, out)
+
+
 def _one(explanation: Explanation, case: str, share: float, top: int, out: Console) -> None:
     samples = len(explanation.samples)
     out.print(
@@ -92,6 +115,7 @@ def _one(explanation: Explanation, case: str, share: float, top: int, out: Conso
         )
     )
     _lines(explanation, top, out)
+    _deferred(explanation, case, top, out)
 
 
 def _alone(label: str, functions: dict[str, float], out: Console) -> None:
@@ -131,6 +155,10 @@ def show_difference(explained: File, top: int, out: Console) -> None:
         out.print(plain(f"{explained.case}: {explained.difference.sentence}"), soft_wrap=True)
         out.print()
         _difference(explained.difference, names, top, out)
+        late = [kernel.deferred for kernel in explained.kernels]
+        if any(work and work.counts for work in late):
+            sums = " → ".join(figure(work.figure) if work else "not followed" for work in late)
+            out.print(plain(f"deferred work, beside it: {sums} insn/op"), soft_wrap=True)
 
 
 def show_explanation(explained: File, share: float, top: int, out: Console) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
 from kvmharness.analysis.call_difference import is_root, without
 from kvmharness.analysis.calltree import Node
 from kvmharness.analysis.explain import tree
-from kvmharness.model.explanation import Difference, Explanation
+from kvmharness.model.explanation import CallNode, Difference, Explanation
 from kvmharness.text import figure, printable
 
 WIDTH, ROW, HEAD = 1200, 18, 64
@@ -97,20 +97,37 @@ def _add_up(roots: list[_Drawn]) -> None:
         one.total = one.own + sum(child.total for child in one.children)
 
 
-def explained(explanation: Explanation) -> list[Box]:
-    """Lay out one kernel's call tree."""
-    top = tree(explanation.nodes)
-    totals, ops = top.totals(), explanation.ops
+def _drawn(nodes: Sequence[CallNode], ops: int) -> list[_Drawn]:
+    """Return the roots of a call tree over `ops` ops; what took less than nothing has no width."""
+    top = tree(nodes)
+    totals = top.totals()
     made: dict[Node, _Drawn] = {}
     for node in top.walk():
         title = (
             f"{node.name}: {figure(totals[node] / ops)} insn/op, own {figure(node.own / ops)}, "
             f"called {figure(node.calls / ops)} times per op"
         )
-        made[node] = drawn = _Drawn(node.name, node.own, [], title, _warm(node.name))
+        own = max(node.own, 0) / ops
+        made[node] = drawn = _Drawn(node.name, own, [], title, _warm(node.name))
         if node.parent is not None:
             made[node.parent].children.append(drawn)
-    return list(_lay_out(made[top].children))
+    return made[top].children
+
+
+def caption(explanation: Explanation) -> str:
+    """Say in words what a graph of one kernel is of."""
+    late = explanation.deferred
+    deferred = f", and {late.figure:,.2f} deferred" if late and late.counts else ""
+    return f"{explanation.figure:,.2f} instructions per op, every one of them{deferred}"
+
+
+def explained(explanation: Explanation) -> list[Box]:
+    """Lay out one kernel's call tree, with the work that it deferred where that counts."""
+    roots = _drawn(explanation.nodes, explanation.ops)
+    late = explanation.deferred
+    if late and late.counts:
+        roots += _drawn(late.nodes, late.ops)
+    return list(_lay_out(roots))
 
 
 def _heat(change: float, most: float) -> str:

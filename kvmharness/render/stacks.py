@@ -17,12 +17,18 @@ def _name(name: str) -> str:
 def folded(explanation: Explanation) -> str:
     """Return one line per call path, `root;caller;function N`: its own instructions over all ops.
 
-    flamegraph.pl, inferno and speedscope read it.
+    flamegraph.pl, inferno and speedscope read it.  Deferred work that counts is in it, for as many
+    ops.
     """
+    trees = [(explanation.nodes, 1.0)]
+    late = explanation.deferred
+    if late and late.counts:
+        trees.append((late.nodes, explanation.ops / late.ops))
     lines = [
-        f"{';'.join(_name(caller.name) for caller in node.path)} {node.own}"
-        for node in tree(explanation.nodes).walk()
-        if node.own
+        f"{';'.join(_name(caller.name) for caller in node.path)} {round(node.own * weight)}"
+        for nodes, weight in trees
+        for node in tree(nodes).walk()
+        if round(node.own * weight) > 0
     ]
     return "".join(f"{line}\n" for line in sorted(lines))
 

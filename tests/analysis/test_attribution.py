@@ -312,7 +312,7 @@ def test_samples_add_up() -> None:
     m.run("g", RET)
     m.run("f", JMP_RAX, offset=back - m.at["f"])
     attribution = Attribution(m.blocks, m.symbols)
-    assert [attribution.add(m.stretch) for _ in range(3)] == [3, 3, 3]
+    assert [attribution.add(m.stretch.words) for _ in range(3)] == [3, 3, 3]
     attribution.settle()
     assert paths(attribution.top) == {f"{VCPU};f": (6, 0), f"{VCPU};f;g": (3, 3)}
 
@@ -353,7 +353,7 @@ def traces(draw: st.DrawFn) -> Made:
 @given(traces(), st.integers(1, 2))
 def test_whatever_ran_the_functions_add_up_to_it(m: Made, times: int) -> None:
     attribution = Attribution(m.blocks, m.symbols)
-    sums = [attribution.add(m.stretch) for _ in range(times)]
+    sums = [attribution.add(m.stretch.words) for _ in range(times)]
     attribution.settle()
     begun = sum(w >> 32 & 0xFFF for w in m.words if w >> 56 <= Kind.L2)
     assert sum(node.own for node in attribution.top.walk()) == sum(sums)

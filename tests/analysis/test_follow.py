@@ -10,8 +10,8 @@ from kvmharness.analysis.follow import follow
 from kvmharness.analysis.tracefile import Stretch, Trace
 from kvmharness.errors import Unaccounted, Unavailable
 from kvmharness.model import tracing
-from kvmharness.model.run import Run
-from tests.support.made_up_trace import NOP, RET, Made
+from kvmharness.model.run import DEFERRED, Run
+from tests.support.made_up_trace import NOP, OURS, RET, WORKER, Made
 from tests.support.samples import made_up_lab_run
 
 
@@ -55,11 +55,43 @@ def test_two_samples_are_followed_where_asked() -> None:
     assert (found.ops, found.samples) == (20, [20, 20])
 
 
-def test_the_warm_up_of_the_first_vm_is_no_sample() -> None:
+def test_samples_of_a_single_op_are_none_of_the_cases() -> None:
     m = made()
-    first = tracing.label(0, 0)
+    vm1 = tracing.label(0, 1)
+    labels = [vm1, vm1 | tracing.SINGLE, vm1, vm1 | tracing.SINGLE]
+    found, _ = follow("6.1", run(2.0), 0, traced(m, *labels), m.symbols, 5)
+    assert (found.ops, found.samples) == (20, [20, 20])
     with pytest.raises(Unaccounted, match="no sample of it"):
-        follow("6.1", run(2.0), 0, traced(m, first), m.symbols, 1)
+        follow("6.1", run(2.0), 0, traced(m, vm1 | tracing.SINGLE), m.symbols, 1)
+
+
+def test_deferred_work_is_net_of_what_follows_a_single_op() -> None:
+    m = made()
+    words = [np.array(m.words, dtype="<u8")]
+    for times in (10, 1):
+        m.words.clear()
+        m.switch(OURS, WORKER)
+        for _ in range(times):
+            m.run("g", NOP, NOP, RET)
+        words.append(np.array(m.words, dtype="<u8"))
+    sample, many, single = words
+    vm1 = tracing.label(0, 1)
+    stretches = [Stretch(vm1, sample, many), Stretch(vm1 | tracing.SINGLE, sample, single)]
+    found, _ = follow("6.1", run(2.0), 0, Trace(m.blocks, stretches), m.symbols, 1)
+    assert found.deferred is not None
+    assert (found.deferred.ops, found.deferred.figure) == (9, 3.0)
+
+
+def test_deferred_work_that_nobody_waited_for_is_not_known() -> None:
+    m, measured = made(), run(2.0)
+    words = np.array(m.words, dtype="<u8")
+    vm1 = tracing.label(0, 1)
+    stretches = [Stretch(vm1, words, words), Stretch(vm1 | tracing.SINGLE, words)]
+    found, _ = follow("6.1", measured, 0, Trace(m.blocks, stretches), m.symbols, 1)
+    assert (found.deferred, found.no_deferred) == (None, "nobody waited for it after the samples")
+    measured.cases[0].absent[DEFERRED] = "no thread of the kernel can be seen"
+    found, _ = follow("6.1", measured, 0, Trace(m.blocks, stretches), m.symbols, 1)
+    assert found.no_deferred == "no thread of the kernel can be seen"
 
 
 def test_a_sum_that_is_off_is_refused_with_by_how_much() -> None:

@@ -26,6 +26,13 @@ def made() -> Made:
     return m
 
 
+def file_of(words: list[int]) -> bytes:
+    """Return a file of these events, with one block of one instruction."""
+    block = struct.pack("<2Q", 0x1000, 1 << 48 | 1 << 32) + b"\x01\x90" + bytes(6)
+    before = struct.pack(f"<{1 + len(words)}Q", HEADER, *words)
+    return before + block + struct.pack("<3Q", END, 1 + len(words), 1)
+
+
 def test_what_was_written_is_read() -> None:
     m = made()
     trace = tracefile.parse(m.file())
@@ -41,6 +48,16 @@ def test_no_sample_is_a_trace_too() -> None:
 
 
 BEGIN, END_OF_SAMPLE = event(Kind.BEGIN, 0), event(Kind.END, 0)
+SETTLED = event(Kind.SETTLED, 0)
+
+
+def test_what_ran_later_is_a_samples_where_it_was_waited_for() -> None:
+    ran = event(Kind.L1, 0, 1)
+    words = [BEGIN, ran, END_OF_SAMPLE, ran, ran, BEGIN, END_OF_SAMPLE, ran, SETTLED]
+    first, second = tracefile.parse(file_of(words)).samples
+    assert (first.words.tolist(), first.later) == ([ran], None)
+    assert second.later is not None
+    assert (second.words.tolist(), second.later.tolist()) == ([], [ran])
 
 
 @pytest.mark.parametrize(
@@ -53,14 +70,14 @@ BEGIN, END_OF_SAMPLE = event(Kind.BEGIN, 0), event(Kind.END, 0)
         ([BEGIN, event(Kind.L1, 0, 2), END_OF_SAMPLE], "or not so long"),
         ([BEGIN, event(9, 0, 1), END_OF_SAMPLE], "no known kind"),
         ([BEGIN, event(Kind.LEAVE, 0), END_OF_SAMPLE], "names none"),
+        ([BEGIN, SETTLED, END_OF_SAMPLE], "settled before it ends"),
+        ([BEGIN, END_OF_SAMPLE, SETTLED, SETTLED], "or twice"),
+        ([BEGIN, END_OF_SAMPLE, SETTLED, event(Kind.L1, 0, 1)], "settled before it ends"),
     ],
 )
 def test_events_that_make_no_sense_are_refused(words: list[int], why: str) -> None:
-    block = struct.pack("<2Q", 0x1000, 1 << 48 | 1 << 32) + b"\x01\x90" + bytes(6)
-    before = struct.pack(f"<{1 + len(words)}Q", HEADER, *words)
-    data = before + block + struct.pack("<3Q", END, 1 + len(words), 1)
     with pytest.raises(ValueError, match=why):
-        tracefile.parse(data)
+        tracefile.parse(file_of(words))
 
 
 def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
@@ -86,7 +103,7 @@ def test_a_damaged_file_is_refused_or_folds(data: st.DataObject) -> None:
             continue
         attribution = Attribution(trace.blocks, m.symbols)
         for sample in trace.samples:
-            attribution.add(sample)
+            attribution.add(sample.words)
         attribution.settle()
         assert sum(node.own for node in attribution.top.walk()) == attribution.total
 

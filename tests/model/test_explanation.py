@@ -55,6 +55,9 @@ def _change(whole: Any, *path: str | int, to: Any) -> Any:
         (("kernels", 0, "samples"), [451], "do not add up"),
         (("kernels", 0, "nodes", 2, "parent"), 2, "does not come before"),
         (("kernels", 0, "nodes", 2, "own"), -1, "out of range"),
+        (("kernels", 1, "deferred", "ops"), 0, "out of range"),
+        (("kernels", 1, "deferred", "nodes", 3, "parent"), 3, "does not come before"),
+        (("kernels", 1, "deferred", "nodes", 3, "own"), -(2**60), "out of range"),
     ],
 )
 def test_a_file_that_contradicts_itself_is_refused(
@@ -77,6 +80,9 @@ PLACES = [
     ("difference", "changes", 0, "before"),
     ("difference", "only_before"),
     ("kernels", 1, "ops"),
+    ("kernels", 1, "deferred", "nodes", 3, "name"),
+    ("kernels", 1, "deferred", "measured"),
+    ("kernels", 0, "no_deferred"),
 ]
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 from rich.console import Console
 
 from kvmharness.render import explain_table
+from tests.support.golden import same_as_golden
 from tests.support.made_up_explanation import file
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "explain.txt"
 
 
 def shown() -> str:
@@ -20,4 +18,4 @@ def shown() -> str:
 
 
 def test_explanation_is_shown_as_it_was() -> None:
-    assert shown() == GOLDEN.read_text()
+    same_as_golden("explain.txt", shown())

@@ -15,6 +15,8 @@ BASE = 0xFFFFFFFF81000000
 NOP, RET, IRET, VMRUN = b"\x90", b"\xc3", b"\x48\xcf", b"\x0f\x01\xd8"
 SYSCALL, SYSRET, RDTSC = b"\x0f\x05", b"\x48\x0f\x07", b"\x0f\x31"
 LOAD, CALL_RAX, JMP_RAX = b"\x48\x8b\x07", b"\xff\xd0", b"\xff\xe0"
+# Names of threads, as the kernel keeps them.
+OURS, IDLE, WORKER = (0xFFFF888000000A18 + n * 0x1000 for n in range(3))
 MOV_CR0, JNZ_BACK = b"\x0f\x22\xc3", b"\x75\xf0"
 
 
@@ -79,7 +81,7 @@ class Made:
     def fold(self) -> Attribution:
         """Return the whole attributed."""
         attribution = Attribution(self.blocks, self.symbols)
-        attribution.add(self.stretch)
+        attribution.add(self.stretch.words)
         attribution.settle()
         return attribution
 

@@ -47,7 +47,7 @@ def _section(explained: File, number: int) -> Section:
         boxes = flame.difference(one, other, between)
         graphs.append(_graph(boxes, f"{case}: what changed", caption, f"flame-{number}-diff"))
     for place, kernel in enumerate(kernels):
-        caption = f"{kernel.label}: {kernel.figure:,.2f} instructions per op, every one of them."
+        caption = f"{kernel.label}: {flame.caption(kernel)}."
         boxes = flame.explained(kernel)
         graphs.append(
             _graph(boxes, f"{case} on {kernel.label}", caption, f"flame-{number}-{place}")
