@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -28,20 +31,42 @@ def _ends(search: Search) -> None:
             )
 
 
+@contextmanager
+def _alone(folder: Path) -> Iterator[int]:
+    """Make the folder and keep others out of it; yield the lock, which a child holds on to.
+
+    Of a search that was killed a step may go on for a while, and git with it.  Raises UsageError.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise errors.UsageError(f"write {folder}: {error.strerror}; name another folder") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise errors.UsageError(
+                f"bisect: a search is under way in {folder}; wait for it, or name another --output"
+            ) from None
+        yield file.fileno()
+
+
 def _opened(question: Question, folder: Path, jobs: int | None) -> Search:
-    """Make the folder, or take one of the same question.  Raises UsageError."""
+    """Return the search of the folder, which must be of the same question.  Raises UsageError."""
     import msgspec
+
+    from kvmharness.files import write_whole
 
     place = folder / QUESTION
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         if place.is_file():
             if msgspec.json.decode(place.read_bytes(), type=Question) != question:
                 raise errors.UsageError(
                     f"bisect: {folder} holds another search; name another folder by --output"
                 )
         else:
-            place.write_bytes(msgspec.json.encode(asdict(question)))
+            write_whole(place, msgspec.json.encode(asdict(question)))
     except OSError as error:
         raise errors.UsageError(f"write {folder}: {error.strerror}; name another folder") from None
     except msgspec.DecodeError:
@@ -49,8 +74,11 @@ def _opened(question: Question, folder: Path, jobs: int | None) -> Search:
     return Search(question, folder, jobs)
 
 
-def _search(search: Search) -> list[str]:
-    """Return the first bad commit, or all that it may be where those between were skipped."""
+def _search(search: Search, lock: int) -> list[str]:
+    """Return the first bad commit, or all that it may be where those between were skipped.
+
+    What tries the commits holds the lock too.
+    """
     question, git = search.question, search.git
     found = git.first_bad()
     if found:
@@ -58,7 +86,7 @@ def _search(search: Search) -> list[str]:
     git.start(question.good, question.bad, question.paths, question.first_parent)
     step = [sys.executable, "-m", "kvmharness", "bisect-step", str(search.folder.absolute())]
     step += ["-j", str(search.jobs)] if search.jobs else []
-    status = git.run(step, lambda line: click.echo(line, err=True))
+    status = git.run(step, lambda line: click.echo(line, err=True), [lock])
     git.keep_log()
     found = git.first_bad()
     if not found:
@@ -144,7 +172,7 @@ def bisect(
     """
     from kvmharness.analysis import expectations
     from kvmharness.commands import explaining
-    from kvmharness.kernel import trees, variants
+    from kvmharness.kernel import bisection, trees, variants
     from kvmharness.kernel.build import Recipe
     from kvmharness.lab import machines
     from kvmharness.model import cases
@@ -158,23 +186,25 @@ def bisect(
         explaining.case(explain)
     variants.parse(variant)
     machines.check_tools([machines.choose(machine)])
+    ends = trees.commit_of(tree, good), trees.commit_of(tree, bad)
+    bisection.check_ends(tree, *ends)
     question = Question(
-        str(tree.absolute()), trees.commit_of(tree, good), trees.commit_of(tree, bad),
-        list(expect), slower, variant, machine, str(config.absolute()) if config else None,
-        list(paths), first_parent,
+        str(tree.absolute()), *ends, list(expect), slower, variant, machine,
+        str(config.absolute()) if config else None, list(paths), first_parent,
     )  # fmt: skip
-    search = _opened(question, output, jobs)
-    if not search.git.first_bad():
-        _ends(search)
-    found = _search(search)
+    with _alone(output) as lock:
+        search = _opened(question, output, jobs)
+        if not search.git.first_bad():
+            _ends(search)
+        found = _search(search, lock)
+        if len(found) == 1:
+            _report(search, found[0])
+        search.git.close()
     if len(found) > 1:
         click.echo("only skipped commits are left; the first bad one is one of:")
         for commit in found:
             click.echo(f"  {search.git.describe(commit)}")
-        search.git.close()
         sys.exit(errors.EXIT_UNCLEAR)
-    _report(search, found[0])
-    search.git.close()
     if explain:
         click.echo()
         pair = [f"{tree}@{commit}" for commit in (search.git.parent(found[0]), found[0])]

@@ -25,6 +25,20 @@ _LEFT = re.compile(r"^# possible first bad commit: \[([0-9a-f]{40})\]", re.MULTI
 _NEWS = re.compile(r"Bisecting: (.*)")
 
 
+def check_ends(tree: Path, good: str, bad: str) -> None:
+    """Raise UsageError for two commits between which nothing can be searched."""
+    if good == bad:
+        raise UsageError(f"bisect: GOOD and BAD are both {good[:12]}; name two commits")
+    turned = trees.git(tree, "merge-base", "--all", good, bad, check=False).split()
+    if turned == [bad]:
+        raise UsageError(
+            f"bisect: BAD {bad[:12]} comes before GOOD {good[:12]}; swap them, and to find what "
+            "mended it expect what the older one does"
+        )
+    if not turned:
+        raise UsageError(f"bisect: {good[:12]} and {bad[:12]} have no history in common")
+
+
 @dataclass(frozen=True)
 class Bisection:
     """A search in the repository `tree`, whose state lies in `folder`."""
@@ -48,9 +62,7 @@ class Bisection:
             return
         if not self._exists():
             shutil.rmtree(self.worktree, ignore_errors=True)
-            trees.git(self.tree, "worktree", "prune")
-            place = str(self.worktree.absolute())
-            trees.git(self.tree, "worktree", "add", "--no-checkout", "--detach", place, bad)
+            trees.add_worktree(self.tree, self.worktree.absolute(), bad)
         options = ["--no-checkout", *(["--first-parent"] if first_parent else [])]
         trees.git(self.worktree, "bisect", "start", *options, bad, good, "--", *paths)
 
@@ -63,14 +75,23 @@ class Bisection:
         """Return the commit that is to be tried."""
         return trees.commit_of(self.worktree, HEAD)
 
-    def run(self, command: Sequence[str], progress: Callable[[str], None]) -> int:
-        """Let git search, `command` trying the commit `head`; return git's exit status."""
+    def run(
+        self,
+        command: Sequence[str],
+        progress: Callable[[str], None],
+        descriptors: Sequence[int] = (),
+    ) -> int:
+        """Let git search, `command` trying the commit `head`; return git's exit status.
+
+        Both are given the descriptors.
+        """
         with subprocess.Popen(
             ["git", "-C", str(self.worktree), "bisect", "run", *command],
             stdout=subprocess.PIPE,
             text=True,
             errors="replace",
             env=environment(),
+            pass_fds=descriptors,
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:

@@ -251,7 +251,13 @@ def build(source: Source, recipe: Recipe, progress: Progress) -> Path:
         log = home / LOG
         log.unlink(missing_ok=True)
         under_way = _Build(source, recipe, with_, tree, folder, log, progress)
+        edited = source.suffix, trees.edits(source)[1]
         _configure(under_way)
         _compile(under_way)
+        if trees.edits(source) != edited:
+            raise BuildFailed(
+                f"build {source.named}: its files changed meanwhile; build again, or name a "
+                f"commit, {source.named}@REVISION"
+            )
         place = kept or _kept(how, _content(under_way))
         return cache.made_once(place, lambda into: _install(under_way, into))

@@ -15,6 +15,7 @@ from kvmharness.kernel import debian
 
 PACKAGE = re.compile(r"linux-source-\d[\w.+~-]*")
 SOURCE = "source"
+_ERROR = re.compile("(fatal|error): ")
 # What a build inside of a tree leaves, and what keeps another one from being made outside of it.
 BUILT_INSIDE = (".config", "include/config", "arch/x86/include/generated")
 
@@ -47,6 +48,13 @@ def environment() -> dict[str, str]:
     return {name: value for name, value in given.items() if not name.startswith("GIT_")}
 
 
+def _reason(said: str) -> str:
+    """Return why git failed: what it says of an error, for it may say what it does before."""
+    lines = said.strip().splitlines() or ["it failed"]
+    errors = [line for line in lines if _ERROR.match(line)]
+    return _ERROR.sub("", (errors or lines)[0])
+
+
 def git(folder: Path, *arguments: str, check: bool = True) -> str:
     """Run git in a folder and return what it says; "" where it fails and `check` is off.
 
@@ -63,9 +71,7 @@ def git(folder: Path, *arguments: str, check: bool = True) -> str:
     if done.returncode:
         if not check:
             return ""
-        why = (done.stderr.strip().splitlines() or ["it failed"])[0]
-        why = re.sub(r"^(fatal|error): ", "", why)
-        raise UsageError(f"git {arguments[0]} in {folder}: {why}")
+        raise UsageError(f"git {arguments[0]} in {folder}: {_reason(done.stderr)}")
     return done.stdout.strip()
 
 
@@ -155,6 +161,28 @@ def built_inside(folder: Path) -> bool:
     return any((folder / name).exists() for name in BUILT_INSIDE)
 
 
+def add_worktree(repository: Path, place: Path, commit: str) -> None:
+    """Make a worktree without files, also where one of that name was removed.  Raises UsageError.
+
+    Not by `worktree prune`, which would forget the user's own on a disk that is not mounted.
+    """
+    options = ["--force", "--no-checkout", "--detach"]
+    git(repository, "worktree", "add", *options, str(place), commit)
+
+
+def edits(source: Source) -> tuple[str, list[tuple[str, int]]]:
+    """Return what tells whether a folder has changed since: its suffix, and what was edited when.
+
+    Nothing is told of a folder that git does not know, and of source that stays as it is.
+    """
+    if source.content or not source.suffix:
+        return source.suffix, []
+    names = git(source.folder, "diff", "--name-only", "-z", "HEAD", check=False).split("\0")
+    places = [source.folder / name for name in names if name]
+    times = [(str(path), path.stat().st_mtime_ns) for path in places if path.exists()]
+    return _as_it_stands(source.named, source.folder).suffix, times
+
+
 def check_out(source: Source) -> Path:
     """Return a folder that holds the source at its commit: a worktree in the cache, or its own.
 
@@ -167,8 +195,7 @@ def check_out(source: Source) -> Path:
     private = git(worktree, "rev-parse", "--absolute-git-dir", check=False)
     if not private:
         shutil.rmtree(worktree, ignore_errors=True)
-        git(source.folder, "worktree", "prune")
-        git(source.folder, "worktree", "add", "--no-checkout", "--detach", str(worktree), commit)
+        add_worktree(source.folder, worktree, commit)
         private = git(worktree, "rev-parse", "--absolute-git-dir")
     # Of a process that was killed, since nobody else works here.
     Path(private, "index.lock").unlink(missing_ok=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from kvmharness.errors import UsageError
-from kvmharness.kernel.bisection import Bisection
+from kvmharness.kernel.bisection import Bisection, check_ends
 from tests.kernel.test_trees import git
 
 
@@ -110,6 +111,33 @@ def test_merges_first_parents_only(tree: Path, tmp_path: Path) -> None:
     found.run(["sh", "-c", "! git cat-file -e BISECT_HEAD:side 2>/dev/null"], lambda line: None)
     found.keep_log()
     assert found.first_bad() == [merge]
+
+
+def test_ends_between_which_nothing_lies_are_refused(tree: Path) -> None:
+    check_ends(tree, commit(tree, "c0"), commit(tree, "c8"))
+    for good, bad, says in (
+        ("c8", "c0", "swap them"),
+        ("c3", "c3", "both"),
+        ("c3", "odd", "common"),
+    ):
+        if bad == "odd":
+            git(tree, "checkout", "-q", "--orphan", "other")
+            git(tree, "commit", "-q", "-m", "of another tree")
+            git(tree, "tag", "odd")
+        with pytest.raises(UsageError, match=says):
+            check_ends(tree, commit(tree, good), commit(tree, bad))
+
+
+def test_the_users_own_worktrees_are_not_forgotten(tree: Path, tmp_path: Path) -> None:
+    """One lies on a disk that is not mounted, and one of ours was removed by hand."""
+    away = tmp_path / "away"
+    git(tree, "worktree", "add", "-q", "--detach", str(away), "c2")
+    away.rename(tmp_path / "unmounted")
+    found = search(tree, tmp_path)
+    shutil.rmtree(found.worktree)
+    again = search(tree, tmp_path)
+    assert again.head() == commit(tree, "c4")
+    assert str(away) in git(tree, "worktree", "list")
 
 
 def test_ends_that_git_refuses_are_one_line(tree: Path, tmp_path: Path) -> None:

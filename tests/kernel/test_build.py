@@ -120,6 +120,23 @@ def test_what_does_not_compile_is_one_line_with_the_log(tree: Path) -> None:
     built(str(tree))
 
 
+@pytest.mark.parametrize("change", ["edit", "commit"])
+def test_a_tree_that_changes_while_it_is_built_is_no_kernel(tree: Path, change: str) -> None:
+    source = trees.find(str(tree))
+    assert source is not None
+
+    def meddle(line: str) -> None:
+        if line.startswith("compiling"):
+            (tree / "init/main.c").write_text("int other;\n")
+            if change == "commit":
+                git(tree, "commit", "-q", "-a", "-m", "meanwhile")
+
+    with pytest.raises(BuildFailed, match=r"changed meanwhile; build again, or name a commit"):
+        build.build(source, build.AS_USUAL, meddle)
+    assert not list((tree.parent / "cache/kvmharness").glob("built/*"))
+    built(str(tree))
+
+
 def test_a_tree_that_cannot_have_kvm(tree: Path) -> None:
     (tree / "Makefile").write_text(
         MAKEFILE.replace("cp $(KCONFIG_ALLCONFIG)", "grep -v _KVM $(KCONFIG_ALLCONFIG) >")

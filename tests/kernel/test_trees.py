@@ -94,6 +94,14 @@ def test_what_git_refuses_is_one_line(tree: Path, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_git_is_quoted_by_its_error_not_by_what_it_was_about(tree: Path, tmp_path: Path) -> None:
+    place = tmp_path / "taken"
+    place.mkdir()
+    (place / "file").touch()
+    with pytest.raises(UsageError, match=r": '.*taken' already exists$"):
+        trees.add_worktree(tree, place, "v1")
+
+
 def test_a_checkout_leaves_the_users_alone(tree: Path) -> None:
     (tree / "Makefile").write_text("# mine\n")
     before = {path: path.stat().st_mtime_ns for path in tree.rglob("*") if ".git" not in path.parts}
