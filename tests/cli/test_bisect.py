@@ -171,8 +171,9 @@ def test_the_one_command_finds_what_made_toggles_slower(kvmharness: Cli, tmp_pat
     skipped = [line for line in done.stderr.splitlines() if ": skipped: " in line]
     assert '("Break the build"): skipped: build' in skipped[0]
     assert "this is no C" in (tmp_path / "kept" / skipped[0][:12] / "build.log").read_text()
-    assert "planted" in skipped[1]
     assert '"): skipped: ' in skipped[1]
+    (console,) = (tmp_path / "kept" / skipped[1][:12]).glob("*-tdp.log")
+    assert "not syncing: planted" in console.read_text()
     for name in ("run.json", "build.log"):
         assert (tmp_path / "kept" / slow[:12] / name).is_file()
     # The same command says it again, and tries nothing.
