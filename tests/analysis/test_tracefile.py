@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvmharness.analysis import tracefile
+from kvmharness.analysis import later, tracefile
 from kvmharness.analysis.attribution import Attribution
 from kvmharness.analysis.tracefile import END, HEADER, Kind, event
 from kvmharness.errors import UsageError
@@ -40,6 +40,8 @@ def test_what_was_written_is_read() -> None:
     (sample,) = trace.samples
     assert sample.label == 0
     assert sample.words.tolist() == m.words
+    assert sample.later is not None
+    assert sample.later.tolist() == m.words
 
 
 def test_no_sample_is_a_trace_too() -> None:
@@ -106,6 +108,9 @@ def test_a_damaged_file_is_refused_or_folds(data: st.DataObject) -> None:
             attribution.add(sample.words)
         attribution.settle()
         assert sum(node.own for node in attribution.top.walk()) == attribution.total
+        windows = [sample.later for sample in trace.samples if sample.later is not None]
+        trees = [later.work(trace.blocks, m.symbols, windows) for _ in range(2)]
+        assert later.net(*trees) == []
 
 
 @given(st.binary(max_size=200))

@@ -86,8 +86,9 @@ class Made:
         return attribution
 
     def file(self) -> bytes:
-        """Return a trace file that holds it as its one sample."""
+        """Return a trace file that holds it as its one sample, and once more as what ran later."""
         words = [tracefile.HEADER, event(Kind.BEGIN, 0), *self.words, event(Kind.END, 0)]
+        words += [*self.words, event(Kind.SETTLED, 0)]
         before = len(words)
         data = struct.pack(f"<{before}Q", *words)
         for number, block in self.blocks.items():
