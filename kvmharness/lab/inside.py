@@ -44,11 +44,13 @@ class _Lost(Exception):
     """Nothing can be measured in this kernel; the message says why."""
 
 
-def _load(folder: Path, module: Module) -> None:
+def _load(folder: Path, module: Module, *, proves: bool) -> None:
     if Path("/sys/module", module.name).exists():
         return  # built in: the kernel command line has its parameters
     given = [f"{name}={value}" for name, value in module.parameters.items()]
-    if module.name == "kvm":  # the W^X proof wants it, and older kernels take it here only
+    # The W^X proof wants it, and older kernels take it here only.  Not below another kernel: this
+    # one, asked first, would emulate what the proof has the other's KVM emulate.
+    if module.name == "kvm" and proves:
         given.append(f"{forced_emulation.PARAMETER.name}=1")
     done = child.run(["insmod", str(folder / module.file), *given])
     if done.returncode:
@@ -140,7 +142,7 @@ def _do(sender: Sender) -> JobOutcome:
     held = _displace(job.boot)
     sender.say("loading KVM")
     for module in job.modules:
-        _load(JOB_AT, module)
+        _load(JOB_AT, module, proves=job.inner is None)
     if not job.modules and not KVM.exists():
         raise _Lost(
             "this kernel came without modules, and has no KVM built in; name its package, or a "

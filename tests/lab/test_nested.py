@@ -19,7 +19,7 @@ from kvmharness.lab.machines import BOCHS_VMX, TCG_SVM
 from kvmharness.lab.planning import Inner, LabPlan, Target
 from kvmharness.model.cases import select
 from kvmharness.model.run import CaseResult, Run, Settings
-from tests.support.kernels import CURED, need_lab, newest
+from tests.support.kernels import CURED, UNCURED, need_lab, newest
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -76,6 +76,23 @@ def test_both_levels_are_measured_and_described(cured: resolve.Kernel) -> None:
     assert lab.below.kvm.parameters["kvm_amd"]["nested"] == "1"
     assert lab.below.lab is not None
     assert lab.below.lab.emulator.name == "QEMU"
+
+
+def test_the_kernel_below_emulates_nothing_for_the_proof() -> None:
+    """5.10 takes the prefix at load only: an L0 that had it would answer for L1's KVM."""
+    need_lab(UNCURED)
+    legacy = variants.parse("legacy")
+    old = resolve.resolve(newest(UNCURED))
+    result = measure(Target(old, legacy, TCG_SVM, inner=Inner(old, legacy)))
+    assert result.lost is None
+    run = result.run
+    assert run is not None
+    assert [c.incorrect for c in run.cases] == [None, None]
+    assert (case(run, "cr0_wp").proof or {})["emulated"] > 0
+    assert run.host.kvm.parameters["kvm"]["force_emulation_prefix"] == "Y"
+    below = run.host.lab and run.host.lab.below
+    assert below is not None
+    assert below.kvm.parameters["kvm"]["force_emulation_prefix"] == "N"
 
 
 def test_an_l1_that_panics_is_told_with_what_it_said(cured: resolve.Kernel) -> None:
