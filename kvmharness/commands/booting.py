@@ -62,13 +62,13 @@ def runs_of(named: Sequence[str], asked: Asked) -> list[list[Run]]:
     Raises UsageError for what is no kernel, LabLost for the first that was lost, Unavailable
     for one that cannot do the variant.
     """
-    from kvmharness.commands import progress
+    from kvmharness.commands import watching
     from kvmharness.lab import matrix, planning
 
     found = kernels(named, asked.recipe)
     targets = planning.targets(found, [asked.variant], [asked.machine], asked.boots)
     jobs = min(len(targets), len(os.sched_getaffinity(0)))
-    with progress.watch(targets) as heard:
+    with watching.watch(targets) as heard:
         results = {r.target: r for r in matrix.measure(targets, asked.plan, jobs, heard)}
     runs = [run_of(results[target], f"lab: {target.label}") for target in targets]
     return [runs[at : at + asked.boots] for at in range(0, len(runs), asked.boots)]
@@ -82,9 +82,9 @@ def run_of(result: Result, what: str) -> Run:
     if result.bug:
         raise result.bug
     if result.lost:
-        from kvmharness.commands import progress
+        from kvmharness.commands import watching
 
-        progress.show_console(result.lost)
+        watching.show_console(result.lost)
         raise result.lost
     if result.run is None:
         raise errors.Unavailable(f"{what}: skipped: {result.skipped}")

@@ -72,7 +72,7 @@ def _boot(
     wanted: Sequence[Wanted], cases: Sequence[Case], samples: int, into: Path
 ) -> list[Result]:
     """Measure the cases in every kernel with the trace on; results in the order wanted."""
-    from kvmharness.commands import progress
+    from kvmharness.commands import watching
     from kvmharness.lab import machines, matrix, planning, trace
     from kvmharness.measure.settings import for_lab
 
@@ -88,7 +88,7 @@ def _boot(
         plan = planning.LabPlan(
             cases, {plain.clock: settings}, None, one.modules, None, folder, count=False
         )
-        with progress.watch([target]) as heard:
+        with watching.watch([target]) as heard:
             results += matrix.measure([target], plan, 1, heard)
     return results
 

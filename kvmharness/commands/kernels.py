@@ -64,7 +64,7 @@ def build(source: tuple[str, ...], config: Path | None, jobs: int | None) -> Non
     Example: kvmharness kernels build linux@v5.18 linux@v5.19
     """
     from kvmharness import errors
-    from kvmharness.commands import progress
+    from kvmharness.commands import watching
     from kvmharness.kernel import build as building
     from kvmharness.kernel import trees
 
@@ -75,7 +75,7 @@ def build(source: tuple[str, ...], config: Path | None, jobs: int | None) -> Non
                 f"build {name}: no kernel's source; name TREE, TREE@REVISION or "
                 "linux-source-VERSION"
             )
-        with progress.building(name) as heard:
+        with watching.building(name) as heard:
             made = building.build(found, building.Recipe(config, jobs), heard)
         click.echo(made)
 

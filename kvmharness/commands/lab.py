@@ -153,12 +153,12 @@ def lab(
 
 def _measure(targets: list[Target], plan: LabPlan, jobs: int) -> int:
     from kvmharness.analysis import exit_codes
-    from kvmharness.commands import progress
+    from kvmharness.commands import watching
     from kvmharness.lab import matrix
 
     found: list[Result] = []
     try:
-        with progress.watch(targets) as heard:
+        with watching.watch(targets) as heard:
             for result in matrix.measure(targets, plan, jobs, heard):
                 found.append(result)
     finally:
@@ -180,9 +180,9 @@ def _show(result: Result) -> None:
     if result.skipped:
         click.echo(f"skipped: {name}: {result.skipped}")
     if result.lost:
-        from kvmharness.commands import progress
+        from kvmharness.commands import watching
 
-        progress.show_console(result.lost)
+        watching.show_console(result.lost)
         click.echo(f"kvmharness: lost: {result.lost}", err=True)
     if result.path:
         click.echo(f"written: {result.path}")

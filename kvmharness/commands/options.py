@@ -73,12 +73,12 @@ def built(command: F) -> F:
 
 def kernels(named: Sequence[str], recipe: Recipe) -> list[Kernel]:
     """Return the kernels that are named, built where they must be, which stderr shows."""
-    from kvmharness.commands import progress
+    from kvmharness.commands import watching
     from kvmharness.kernel import resolve
 
     found = []
     for name in named:
-        with progress.building(name) as heard:
+        with watching.building(name) as heard:
             found.append(resolve.resolve(name, recipe, heard))
     return found
 

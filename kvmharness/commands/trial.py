@@ -112,13 +112,13 @@ class Search:
 
     def _built(self, commit: str) -> Kernel:
         """Build a commit, and keep what make said, whether it failed or not."""
-        from kvmharness.commands import progress
+        from kvmharness.commands import watching
         from kvmharness.kernel import build, resolve
 
         config = Path(self.question.config) if self.question.config else None
         log = self._place(commit) / build.LOG
         try:
-            with progress.building(commit[:12]) as heard:
+            with watching.building(commit[:12]) as heard:
                 named = f"{self.question.tree}@{commit}"
                 kernel = resolve.resolve(named, build.Recipe(config, self.jobs), heard)
         except errors.BuildFailed as error:
@@ -129,7 +129,7 @@ class Search:
         return kernel
 
     def _measured(self, commit: str) -> Run:
-        from kvmharness.commands import booting, progress
+        from kvmharness.commands import booting, watching
         from kvmharness.kernel import variants
         from kvmharness.lab import machines, matrix, planning
         from kvmharness.measure.settings import for_lab
@@ -142,7 +142,7 @@ class Search:
         )
         target = planning.Target(self._built(commit), variant, kind)
         plan = planning.LabPlan(self._cases(), {kind.clock: for_lab(kind.clock)}, None, None, place)
-        with progress.watch([target]) as heard:
+        with watching.watch([target]) as heard:
             (result,) = matrix.measure([target], plan, 1, heard)
         run = booting.run_of(result, f"bisect: {commit[:12]}")
         assert result.path is not None  # the plan names a folder
