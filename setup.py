@@ -53,7 +53,7 @@ def assemble(source: Path, destination: Path, address: str) -> dict[str, object]
 
 def compile_plugin(source: Path, destination: Path) -> None:
     """Compile a plugin of the lab's for QEMU; without it all works but what it is for."""
-    options = ["-O2", "-Wall", "-shared", "-fPIC", "-fvisibility=hidden"]
+    options = ["-O2", "-Wall", "-shared", "-fPIC", "-fvisibility=hidden", f"-I{GUESTS}"]
     compiler = [os.environ.get("CC", "cc"), *options, "-o", str(destination), str(source)]
     if subprocess.run(compiler, check=False).returncode:
         print(f"kvmharness: {source.name}, a plugin for QEMU, was not built", file=sys.stderr)

@@ -13,6 +13,8 @@ from functools import cached_property
 
 from kvmharness.analysis.calltree import (
     GUEST,
+    INTERRUPTS,
+    L1,
     OTHERS,
     THREAD,
     VCPU,
@@ -35,9 +37,16 @@ from kvmharness.analysis.tracefile import (
 )
 
 LEAVES = frozenset({Flow.INTERRUPT_RETURN, Flow.SYSCALL_RETURN})
+# Our guest runs below the first, or (with @high=1) so far above the second.  A kernel between it
+# and the one that is followed has nothing there, nor have its processes.
+GUEST_END, HIGH_HALF = 0x10000, 0xFFFFFFFF80000000
 # Where the CPU enters the kernel by itself.
 ENTRY = "asm_"
 STUBS = frozenset({"irq_entries_start", "spurious_entries_start"})
+# How KVM goes about an exit that an instruction caused: its handlers' names, or what comes before.
+HANDLERS = ("kvm_mmu_page_fault", "kvm_handle_page_fault", "nested_svm_exit_handled")
+HANDLER_PREFIXES, HANDLER_SUFFIX = ("kvm_emulate_", "handle_fastpath_"), "_interception"
+NO_HANDLER = "intr_interception"
 # Exceptions that are taken after the instruction, or come from elsewhere.
 NO_FAULT = frozenset(
     f"asm_exc_{name}" for name in ("debug", "int3", "nmi", "overflow", "machine_check")
@@ -72,7 +81,9 @@ class _State:
     """What was just run, in which stack (`frame`, after it), and how often so far.
 
     `charges` are instructions by node for each visit, the interrupted ones of the state before
-    taken off; `entered` is the function that was called to come here.
+    taken off; `entered` is the function that was called to come here.  `undone` is whose last
+    instruction an exit to here interrupted; `handles` is whether the kernel handles such an exit
+    here, `interrupt` whether it handles an interrupt.
     """
 
     frame: Frame
@@ -84,6 +95,9 @@ class _State:
     entered: Node | None = None
     visits: int = 0
     charged: int = 0
+    undone: Node | None = None
+    handles: bool = False
+    interrupt: bool = False
     next: dict[int, _State] = field(default_factory=dict)
 
     @property
@@ -97,6 +111,19 @@ class _State:
         if self.code is None:
             return False
         return not self.whole or may_fault(self.code.instruction(self.stop - 1))
+
+
+@dataclass(eq=False, slots=True)
+class _Exit:
+    """An exit that is not known to be an instruction's, and whether an interrupt came since."""
+
+    of: Node | None = None
+    interrupt: bool = False
+
+
+def _handles(name: str) -> bool:
+    named = name in HANDLERS or name.startswith(HANDLER_PREFIXES)
+    return named or (name.endswith(HANDLER_SUFFIX) and name != NO_HANDLER)
 
 
 class Attribution:
@@ -118,6 +145,7 @@ class Attribution:
         self._codes: dict[int, Code] = {}
         self._states: dict[tuple[int, int, int, int, bool], _State] = {}
         self._guest = self.top.child(GUEST)
+        self._inner: Node | None = None
 
     @property
     def total(self) -> int:
@@ -135,6 +163,7 @@ class Attribution:
         state = _State(self._stacks.empty(VCPU), False)
         parked: dict[int, Frame] = {}
         thread = 0
+        exit_ = _Exit()
         words = iter(events.tolist())
         for word in words:
             following = state.next.get(word)
@@ -151,9 +180,24 @@ class Attribution:
                     continue
                 following = state.next[word] = self._follow(state, word)
             following.visits += 1
+            if following.undone or exit_.of:
+                self._redone(exit_, following)
             state = following
         self._charge()
         return self.total - before
+
+    def _redone(self, exit_: _Exit, state: _State) -> None:
+        """Follow an exit to the next entry: an interrupt came after the instruction, not in it."""
+        if state.undone:
+            exit_.of, exit_.interrupt = state.undone, False
+        exit_.interrupt = exit_.interrupt or state.interrupt
+        if state.handles:
+            exit_.of = None
+        elif state.guest and exit_.of:
+            if exit_.interrupt:
+                exit_.of.own += 1
+                self.undone -= 1
+            exit_.of = None
 
     def settle(self) -> None:
         """Put the functions that were running when a stretch began below their callers, and
@@ -210,7 +254,7 @@ class Attribution:
         frame = state.frame
         if state.guest:
             if self._guest_faulted(state, guest, address):
-                interrupted = self._guest
+                interrupted = state.charges[0][0]
             if not guest:
                 frame = self._stacks.place(frame, address)
         elif not guest:
@@ -224,7 +268,16 @@ class Attribution:
             found.entered = entered
             if interrupted is not None:
                 found.charges.append((interrupted, -1))
+                found.undone = interrupted if state.guest and not guest else None
         return found
+
+    def _inside(self, address: int) -> Node:
+        """Return whose an address inside is: our guest's, or a kernel's with its processes."""
+        if address % HIGH_HALF < GUEST_END:
+            return self._guest
+        if self._inner is None:
+            self._inner = self.top.child(L1)
+        return self._inner
 
     def _guest_faulted(self, state: _State, guest: bool, address: int) -> bool:
         """Tell whether the guest's last instruction was interrupted, by an exit or a fault."""
@@ -289,8 +342,12 @@ class Attribution:
         code = self._code(word & NUMBER_MASK)
         first, begun = word >> FIRST_SHIFT & COUNT_MASK, word >> BEGUN_SHIFT & COUNT_MASK
         state = _State(frame, guest, code, first, first + begun)
+        if not guest:
+            path = frame.node.path
+            state.handles = any(_handles(node.name) for node in path)
+            state.interrupt = path[0].name == INTERRUPTS
         if guest:
-            state.charges.append((self._guest, begun))
+            state.charges.append((self._inside(code.addresses[0]), begun))
             return state
         counts: dict[Node, int] = {}
         for address in code.addresses[first : first + begun]:

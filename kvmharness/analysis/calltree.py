@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from kvmharness.analysis.symbols import KERNEL, NOBODY, Function, Symbols
 
 # The roots: everything that ran is below one of them.
-VCPU, GUEST, INTERRUPTS, OTHERS, DEFERRED = (
+VCPU, GUEST, L1, INTERRUPTS, OTHERS, DEFERRED = (
     "[vCPU thread]",
     "[guest]",
+    "[L1]",
     "[interrupts]",
     "[other threads]",
     "[deferred]",

@@ -38,6 +38,14 @@ SECONDS = 1.0
     help="With --lab: as `lab --kvm-modules`; two of them are compared.",
 )
 @click.option(
+    "--nested",
+    metavar="KERNEL",
+    help="With --lab: boot this kernel inside, which measures; each KERNEL below it is followed.",
+)
+@click.option(
+    "--nested-variant", metavar="NAME[+OPTION]", help="With --nested: as `lab --nested-variant`."
+)
+@click.option(
     "--samples",
     type=click.IntRange(1, 1000),
     default=1,
@@ -68,6 +76,8 @@ def explain(
     lab: bool,
     variants: tuple[str, ...],
     modules: tuple[Path, ...],
+    nested: str | None,
+    nested_variant: str | None,
     samples: int,
     share: float,
     top: int,
@@ -89,7 +99,7 @@ def explain(
 
     chosen = explaining.case(case)
     if not lab:
-        if kernel or variants or modules or output:
+        if kernel or variants or modules or nested or nested_variant or output:
             raise errors.UsageError(
                 "explain: kernels, their options and --output need --lab; without it the kernel "
                 "that runs here is sampled"
@@ -98,7 +108,9 @@ def explain(
         return
     if output:
         planning.check_folder(output, [])
-    wanted = explaining.wanted(kernel, Recipe(config, reuse=reuse), variants, modules)
+    recipe = Recipe(config, reuse=reuse)
+    inner = explaining.inner(nested, recipe, nested_variant)
+    wanted = explaining.wanted(kernel, recipe, variants, modules, inner)
     found = explaining.explain(wanted, chosen, samples)
     explain_table.show_explanation(found, share / 100, top, tables.console())
     if output:

@@ -16,22 +16,28 @@ if TYPE_CHECKING:
     from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.resolve import Kernel
     from kvmharness.kernel.variants import Variant
-    from kvmharness.lab.planning import Result
+    from kvmharness.lab.planning import Inner, Result
     from kvmharness.model.cases import Case
     from kvmharness.model.explanation import Explanation, File
 
 
 # Functions shown of a difference.
 EXPLAINED = 20
+# Ops a sample with two levels: of a hundred of the dearest ones each holds ticks of both kernels.
+NESTED_OPS = 5
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A kernel to explain a case in: its variant, and a folder of KVM's modules in its own."""
+    """A kernel to explain a case in: its variant, and a folder of KVM's modules in its own.
+
+    With `inner` it is followed while the kernel inside it measures.
+    """
 
     kernel: Kernel
     variant: Variant
     modules: Path | None
+    inner: Inner | None = None
 
 
 def case(pattern: str) -> Case:
@@ -44,8 +50,25 @@ def case(pattern: str) -> Case:
     return chosen[0]
 
 
+def inner(named: str | None, recipe: Recipe, variant: str | None) -> Inner | None:
+    """Return the kernel to boot inside those explained, None for none.  Raises UsageError."""
+    from kvmharness.kernel import variants as known
+    from kvmharness.lab import planning
+
+    if named is None:
+        if variant is not None:
+            raise errors.UsageError("--nested-variant: name the kernel too; add --nested KERNEL")
+        return None
+    (inside,) = kernels([named], recipe)
+    return planning.Inner(inside, known.parse(variant or "default"))
+
+
 def wanted(
-    named: Sequence[str], recipe: Recipe, variants: Sequence[str], modules: Sequence[Path]
+    named: Sequence[str],
+    recipe: Recipe,
+    variants: Sequence[str],
+    modules: Sequence[Path],
+    inner: Inner | None = None,
 ) -> list[Wanted]:
     """Return one or two kernels to explain, sources built by `recipe`.
 
@@ -53,9 +76,13 @@ def wanted(
     """
     from kvmharness.kernel import variants as known
 
+    if inner and modules:
+        raise errors.UsageError(
+            "explain: --kvm-modules are not loaded into the kernel below another; leave one out"
+        )
     parsed = [known.parse(text) for text in variants or ("default",)]
     found = [
-        Wanted(kernel, variant, folder)
+        Wanted(kernel, variant, folder, inner)
         for kernel in kernels(named, recipe)
         for variant in parsed
         for folder in modules or (None,)
@@ -78,15 +105,16 @@ def _boot(
 
     plain = machines.TCG_SVM
     machines.check_tools([plain])
-    settings = for_lab(plain.clock)
+    nested = any(one.inner for one in wanted)
+    settings = for_lab(plain.clock, iterations=NESTED_OPS if nested else None)
     machine = trace.tracing(plain, -(-samples // settings.vms))
     results: list[Result] = []
     for number, one in enumerate(wanted):
         folder = into / str(number)
         folder.mkdir()
-        target = planning.Target(one.kernel, one.variant, machine)
+        target = planning.Target(one.kernel, one.variant, machine, inner=one.inner)
         plan = planning.LabPlan(
-            cases, {plain.clock: settings}, None, one.modules, None, folder, count=False
+            cases, {plain.clock: settings}, None, one.modules, None, folder, count=False, perf=False
         )
         with watching.watch([target]) as heard:
             results += matrix.measure([target], plan, 1, heard)

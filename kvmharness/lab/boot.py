@@ -97,7 +97,7 @@ class Boot:
 
     `options` follow on the kernel command line; `folder` is the job's, the emulator's to write
     into; `silent_s` bounds the time between two signs of life once the inside has begun;
-    `samples` is how many each VM gives.
+    `samples` is how many each VM gives, 0 where nobody is to look into them.
     Boots of another `number` differ in what real boots differ in, and are the same every time.
     """
 

@@ -152,15 +152,17 @@ def _do(sender: Sender) -> JobOutcome:
     if reason:
         return JobOutcome("skipped", reason)
     _settle()
+    outcome = JobOutcome("done")
     if job.inner:
         with System() as system:
-            return nested.run(system, job.inner, job.roles, JOB_AT, sender)
-    _measure(sender, job)
+            outcome = nested.run(system, job.inner, job.roles, JOB_AT, sender)
+    else:
+        _measure(sender, job)
     del held
     if job.symbols:
         sender.say("sending symbols")
         sender.send(SYMBOLS, _functions())
-    return JobOutcome("done")
+    return outcome
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from kvmharness.lab.planning import LabPlan, OnProgress, Result, Target, file_na
 from kvmharness.lab.workshop import Workshop
 from kvmharness.measure import host
 from kvmharness.model import runfile
+from kvmharness.model.clocks import Clock
 from kvmharness.model.host import L0, Emulator, Host, Lab
 from kvmharness.model.run import Run
 
@@ -36,12 +37,16 @@ SILENT_S = 120.0
 INNER_LOG = "inner.log"
 
 
+def this_machine(clock: Clock) -> L0:
+    """Describe the machine that runs a lab."""
+    kernel = host.kernel()
+    if clock == "insn":
+        kernel.cmdline = None  # it moves no count of instructions, and tells of the host
+    return L0(platform.node(), kernel, host.vendor_module(), host.cpu(), host.hypervisor())
+
+
 def _lab(target: Target, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
     machine = target.machine
-    kernel = host.kernel()
-    if machine.clock == "insn":
-        kernel.cmdline = None  # it moves no count of instructions, and tells of the host
-    here = L0(platform.node(), kernel, host.vendor_module(), host.cpu(), host.hypervisor())
     return Lab(
         machine=machine.name,
         variant=target.variant.name,
@@ -49,7 +54,7 @@ def _lab(target: Target, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
         emulator=Emulator(machine.emulator.name, machine.emulator.version(), machine.cpu),
         memory_mib=machine.emulator.memory_mib,
         modules=hashes,
-        l0=here,
+        l0=this_machine(machine.clock),
         capsule=capsule.digest(parts),
         boot=target.boot,
     )
@@ -102,7 +107,7 @@ def _boot(target: Target, plan: LabPlan, archives: Sequence[Path], folder: Path)
         folder,
         silent_s=max(SILENT_S, 2 * limit),
         number=target.boot,
-        samples=plan.settings[machine.clock].samples_per_vm,
+        samples=0 if target.inner else plan.settings[machine.clock].samples_per_vm,
     )
 
 

@@ -17,10 +17,10 @@ FILE = "opcodes"
 def options(folder: Path, samples: int) -> list[str]:
     """Return QEMU's options to count `samples` samples of each VM into a job's folder.
 
-    There are none where the plugin was not built, or for a path with a comma, which QEMU takes for
-    the end of a value.
+    There are none for 0 samples, where the plugin was not built, or for a path with a comma, which
+    QEMU takes for the end of a value.
     """
-    if "," in f"{PLUGIN}{folder}" or not PLUGIN.is_file():
+    if not samples or "," in f"{PLUGIN}{folder}" or not PLUGIN.is_file():
         return []
     return ["-plugin", f"{PLUGIN},out={folder / FILE},samples={samples}"]
 
@@ -65,6 +65,8 @@ def add(run: Run, folder: Path) -> None:
         reason = f"{emulator} did not count the opcodes of all samples"
     except (OSError, ValueError):
         found, reason = {}, f"{emulator} counted no opcodes here"
+    if run.host.lab and run.host.lab.below:
+        reason = "which of two levels an opcode is of was not told apart"
     for number, result in enumerate(run.cases):
         if not result.samples:
             continue

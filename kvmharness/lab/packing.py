@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from kvmharness.kernel import image, modules, resolve, roles
 from kvmharness.kernel.resolve import Kernel
-from kvmharness.kernel.variants import Module
+from kvmharness.kernel.variants import Module, Variant
 from kvmharness.lab import capsule, vmm
+from kvmharness.lab.boot import Monitor
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.job import JOB, Job
 from kvmharness.lab.job import Inner as InnerJob
 from kvmharness.lab.planning import LabPlan, Target
+from kvmharness.model.clocks import Clock
 from kvmharness.model.host import Roles
 
 Loaded = tuple[Module, Path]
@@ -39,26 +44,77 @@ def _packed(job: Job, loaded: Sequence[Loaded]) -> dict[str, bytes]:
     return {**contents, JOB: msgspec.json.encode(job)}
 
 
-def _job(target: Target, plan: LabPlan, loaded: Sequence[Loaded], overlay: Path | None) -> Job:
-    machine = target.machine
+@dataclass(frozen=True)
+class Measured:
+    """A kernel to measure in, with what its machine has: a vendor's module, a clock."""
+
+    kernel: Kernel
+    variant: Variant
+    vendor: str
+    clock: Clock
+    boot: int = 1
+
+    def parameters(self) -> dict[str, dict[str, str]]:
+        """Return what to load its KVM with."""
+        return self.variant.parameters(self.vendor)
+
+
+def _job(measured: Measured, plan: LabPlan, loaded: Sequence[Loaded], overlay: Path | None) -> Job:
     return Job(
         [module for module, _ in loaded],
-        target.parameters(),
-        roles_of(target.kernel, overlay),
+        measured.parameters(),
+        roles_of(measured.kernel, overlay),
         list(plan.cases),
-        plan.settings[machine.clock],
-        machine.clock,
+        plan.settings[measured.clock],
+        measured.clock,
         plan.suite,
         symbols=int(plan.traces is not None),
         count=int(plan.count),
-        boot=target.boot,
+        boot=measured.boot,
     )
+
+
+def _booted(target: Target) -> Measured:
+    machine = target.machine
+    return Measured(target.kernel, target.variant, machine.vendor, machine.clock, target.boot)
 
 
 def single(target: Target, plan: LabPlan) -> tuple[dict[str, bytes], dict[str, str]]:
     """Return the files of a job that measures in the booted kernel, and its modules' sha256."""
     loaded, hashes = modules.prepare(target.kernel, target.parameters(), plan.kvm_modules)
-    return _packed(_job(target, plan, loaded, plan.kvm_modules), loaded), hashes
+    job = _job(_booted(target), plan, loaded, plan.kvm_modules)
+    return _packed(job, loaded), hashes
+
+
+class Inside(NamedTuple):
+    """A kernel to boot inside, the files that takes, and the sha256 of its KVM's modules."""
+
+    job: InnerJob
+    files: dict[str, bytes]
+    hashes: dict[str, str]
+
+
+def inside(
+    measured: Measured, monitor: Monitor, plan: LabPlan, parts: Sequence[Part], folder: Path
+) -> Inside:
+    """Pack a kernel that the monitor boots and that measures; `folder` is for what is made.
+
+    Raises UsageError for a kernel that cannot be entered.
+    """
+    loaded, hashes = modules.prepare(measured.kernel, measured.parameters(), plan.kvm_modules)
+    job = _job(measured, plan, loaded, plan.kvm_modules)
+    # Its symbols would take it minutes to send: each byte is two exits.
+    job = msgspec.structs.replace(job, below=True, symbols=0)
+    archive = folder / "inner.cpio"
+    capsule.job(archive, _packed(job, loaded))
+    linux, files = vmm.pack(
+        resolve.bootable(measured.kernel),
+        [*(part.path for part in parts), archive],
+        monitor.command_line(measured.variant.command_line(measured.vendor)),
+        monitor.memory_mib,
+    )
+    # A guest that hangs is given up inside first.
+    return Inside(InnerJob(linux, job.settings.timeout_s + SILENT_INSIDE_S), files, hashes)
 
 
 def double(
@@ -68,23 +124,12 @@ def double(
 
     After them the sha256 of L0's modules, then of L1's.
     """
-    monitor, vendor = target.machine.inner, target.machine.vendor
-    assert target.inner
+    monitor, one = target.machine.inner, target.inner
+    assert one
     assert monitor
-    one = target.inner
-    inside = Target(one.kernel, one.variant, target.machine, boot=target.boot)
-    loaded, inner_hashes = modules.prepare(inside.kernel, inside.parameters(), plan.kvm_modules)
-    job = msgspec.structs.replace(_job(inside, plan, loaded, plan.kvm_modules), below=True)
-    archive = folder / "inner.cpio"
-    capsule.job(archive, _packed(job, loaded))
-    linux, files = vmm.pack(
-        resolve.bootable(inside.kernel),
-        [*(part.path for part in parts), archive],
-        monitor.command_line(inside.variant.command_line(vendor)),
-        monitor.memory_mib,
-    )
+    measured = dataclasses.replace(_booted(target), kernel=one.kernel, variant=one.variant)
+    packed = inside(measured, monitor, plan, parts, folder)
     loaded, hashes = modules.prepare(target.kernel, target.parameters(), None)
-    # A guest that hangs is given up inside first.
-    inner = InnerJob(linux, job.settings.timeout_s + SILENT_INSIDE_S)
-    outer = msgspec.structs.replace(_job(target, plan, loaded, None), inner=inner)
-    return {**files, **_packed(outer, loaded)}, hashes, inner_hashes
+    job = _job(_booted(target), plan, loaded, None)
+    outer = msgspec.structs.replace(job, wanted=target.parameters(), inner=packed.job)
+    return {**packed.files, **_packed(outer, loaded)}, hashes, packed.hashes

@@ -1,7 +1,8 @@
 /*
  * What the lab's plugins for QEMU's TCG share: the plugin API as far as they use it, the window
- * that they watch, and their options.  A sample is what lies between two RDTSCs of the guest inside
- * the guest (L2).
+ * that they watch, and their options.  A sample is what lies between two RDTSCs of our guest inside
+ * the guest (L2).  Where another kernel runs between it and the booted one, both are L2 here, and
+ * the addresses tell them apart: no kernel and no process has anything where our guest's code is.
  *
  * Options	out=FILE	where the plugin writes
  *		samples=N	how many samples of a request count at most (default 1)
@@ -23,6 +24,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "shared.h"
 
 struct tb;
 struct insn;
@@ -114,13 +117,22 @@ static void spell(const void *data)
 	label = label << 1 | (data != NULL);
 }
 
+/* Whether an address is one of our guest's code, wherever it runs (@high=1). */
+static bool of_our_guest(uint64_t address)
+{
+	uint64_t low = address < GUEST_HIGH_HALF ? address : address - GUEST_HIGH_HALF;
+
+	return low >= GUEST_CODE && low < GUEST_SHARED;
+}
+
 static void watch_window(struct insn *insn, const uint8_t *code, size_t size)
 {
 	static const uint8_t rdtsc[] = { 0x0f, 0x31 };
 	/* nopl disp32(%rax), the displacement "KVM" and what is said: a bit, or the label's end */
 	static const uint8_t request[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M' };
 
-	if (size == sizeof(rdtsc) && !memcmp(code, rdtsc, size))
+	if (size == sizeof(rdtsc) && !memcmp(code, rdtsc, size) &&
+	    of_our_guest(qemu_plugin_insn_vaddr(insn)))
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, rdtsc_begins, NO_REGISTERS, NULL);
 	if (size == 7 && !memcmp(code, request, sizeof(request)) && code[6] <= 2)
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, code[6] < 2 ? label_bit : label_ends,

@@ -256,6 +256,51 @@ def test_an_interrupt_exits_between_the_guests_instructions() -> None:
     assert attribution.undone == 0
 
 
+def made_nested(*handling: str, interrupt: bool) -> Made:
+    """A load of an inner kernel, an exit, perhaps an interrupt, its handling, the next entry."""
+    entry = "asm_sysvec_apic_timer_interrupt"
+    m = Made("run", entry, *handling)
+    inner = m.block(made.BASE + 0x10_0000, NOP, LOAD)
+    m.ran(inner, guest=True)
+    back = m.at["run"] + 3
+    if interrupt:
+        m.run("run", NOP, offset=3)
+        m.run(entry, IRET)
+        back += 1
+    for name in handling:
+        back = m.call("run", name, offset=back - m.at["run"])
+        m.run(name, RET)
+    m.run("run", VMRUN, offset=back - m.at["run"])
+    m.ran(inner, guest=True)
+    return m
+
+
+def test_a_kernel_inside_is_told_from_our_guest() -> None:
+    m = made_nested("npf_interception", interrupt=False)
+    m.ran(m.block(0x1000, NOP, MOV_CR0), guest=True)
+    found = paths(m.fold().top)
+    assert found["[L1]"] == (3, 0)
+    assert found["[guest]"] == (2, 0)
+
+
+def test_an_interrupt_after_a_load_undoes_nothing() -> None:
+    """It comes behind an instruction that might have faulted; nobody handles a fault."""
+    attribution = made_nested("intr_interception", interrupt=True).fold()
+    assert attribution.undone == 0
+    assert paths(attribution.top)["[L1]"] == (4, 0)
+
+
+def test_an_interrupt_beside_a_fault_does_not_hide_it() -> None:
+    for handler in ("npf_interception", "kvm_mmu_page_fault", "nested_svm_exit_handled"):
+        attribution = made_nested(handler, interrupt=True).fold()
+        assert attribution.undone == 1
+        assert paths(attribution.top)["[L1]"] == (3, 0)
+
+
+def test_an_exit_that_nobody_is_seen_to_handle_was_an_instructions() -> None:
+    assert made_nested("handle", interrupt=False).fold().undone == 1
+
+
 def test_user_space_and_its_system_call() -> None:
     m = Made("entry_SYSCALL_64", "ioctl")
     user = m.block(0x401000, NOP, SYSCALL)

@@ -24,6 +24,8 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
         (["explain", "long64/cr0_wp", "--lab"], "name one kernel, or two to be compared"),
         (["explain", "long64/cr0_wp", "--lab", "x", "--variant", "no"], "--variant 'no'"),
         (["explain", "long64/cr0_wp", "--lab", "/nowhere"], "/nowhere"),
+        (["explain", "long64/cr0_wp", "--nested", "x"], "need --lab"),
+        (["explain", "long64/cr0_wp", "--lab", "x", "--nested-variant", "tdp"], "name the kernel"),
         (["compare", "a", "b", "--explain", "long64/cr0_wp"], "add --lab"),
     ],
 )

@@ -15,6 +15,7 @@ from kvmharness.model.counters import OPCODE_PREFIX
 from tests.support.samples import made_up_case, made_up_run
 
 SOURCE = Path(opcodes.__file__).with_suffix(".c")
+GUESTS = SOURCE.parents[2] / "guests"
 NONE = "none"
 # Assembled by gas; the counter that each is taken for.
 INSTRUCTIONS = {
@@ -85,7 +86,7 @@ def test_opcodes_are_decoded_as_an_assembler_spells_them(tmp_path: Path) -> None
     source.write_text(DRIVER)
     # Nobody offers the plugin API here, and the decoder calls none of it.
     link = ["-static", "-Wl,--unresolved-symbols=ignore-all"]
-    subprocess.run(["cc", "-o", program, source, *link], check=True)
+    subprocess.run(["cc", f"-I{GUESTS}", "-o", program, source, *link], check=True)
     spelled = [assembled(instruction, tmp_path) for instruction in INSTRUCTIONS]
     done = subprocess.run([program, *spelled], capture_output=True, text=True, check=True)
     names = [*(c.name.removeprefix(OPCODE_PREFIX) for c in COUNTERS), NONE]
