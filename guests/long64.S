@@ -16,6 +16,7 @@
 #define RETURN		iretq
 #define WORD		8
 #define TOUCHES
+#define WORKS
 
 .macro address label, register
 	lea	\label(%rip), \register
@@ -29,5 +30,7 @@
 
 	ops_of_every_mode measure
 	ops_of_paged_modes measure
+	ops_of_long_mode measure
 	ops_of_every_mode prove
 	ops_of_paged_modes prove
+	ops_of_long_mode prove

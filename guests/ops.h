@@ -170,10 +170,101 @@
 	outb	%al, $PORT_PIO
 .endm
 
+/*
+ * Work that a kernel does, as much of it as SHARED_WORK says, and the same with one protected write,
+ * the window of `wx`, before each such portion: a model of what KERNEXEC-like protection does.
+ */
+#define MSR_STAR	0xc0000081
+#define MSR_LSTAR	0xc0000082
+#define MSR_SFMASK	0xc0000084
+#define EFER_SCE	(1 << 0)
+#define PTE_PRESENT	(1 << 0)
+#define USER_FLAGS	2	/* RFLAGS: the bit that is always set */
+/* syscall; jmp .-2 */
+#define USER_CODE	0xfceb050f
+
+/* SYSCALL loads GUEST_CS and the selector behind it, SYSRET from 16 and 8 behind the user's base. */
+.macro prepare_syscall
+	mov	%cr0, XBX
+	movl	$MSR_EFER, %ecx
+	rdmsr
+	orl	$EFER_SCE, %eax
+	wrmsr
+	movl	$MSR_STAR, %ecx
+	xorl	%eax, %eax
+	movl	$(GUEST_CS | (GUEST_DS | 3) << 16), %edx
+	wrmsr
+	movl	$MSR_LSTAR, %ecx
+	lea	7f(%rip), %rax
+	movq	%rax, %rdx
+	shrq	$32, %rdx
+	wrmsr
+	movl	$MSR_SFMASK, %ecx
+	xorl	%eax, %eax
+	xorl	%edx, %edx
+	wrmsr
+	movl	$USER_CODE, GUEST_USER_CODE
+	jmp	8f
+	/* The kernel's entry: %r12d is the work that is left, %r13 where to go when it is done. */
+7:	decl	%r12d
+	jnz	9f
+	jmp	*%r13
+9:	sysretq
+8:
+.endm
+/* One piece of work: user mode's SYSCALL, the kernel's entry, SYSRET. */
+.macro iterate_syscall
+	movl	SHARED(SHARED_WORK), %r12d
+	lea	6f(%rip), %r13
+	movl	$GUEST_USER_CODE_AT, %ecx
+	movl	$USER_FLAGS, %r11d
+	sysretq
+6:
+.endm
+
+.macro prepare_protected_syscall
+	prepare_syscall
+.endm
+.macro iterate_protected_syscall
+	iterate_wx
+	iterate_syscall
+.endm
+
+.macro prepare_fault
+	mov	%cr0, XBX
+.endm
+/* One piece of work: a read of a page that is not there, which the handler in prove.h maps, and the
+ * unmapping.  %r12d is the work that is left. */
+.macro iterate_fault
+	movl	SHARED(SHARED_WORK), %r12d
+	mov	SHARED(SHARED_FAULT_ENTRY), %r13
+	movl	$2, SHARED(SHARED_EXPECTED)
+6:	testb	%al, GUEST_FAULT_AT
+	andl	$~PTE_PRESENT, (%r13)
+	invlpg	GUEST_FAULT_AT
+	decl	%r12d
+	jnz	6b
+	movl	$0, SHARED(SHARED_EXPECTED)
+.endm
+
+.macro prepare_protected_fault
+	prepare_fault
+.endm
+.macro iterate_protected_fault
+	iterate_wx
+	iterate_fault
+.endm
+
 /* What every mode can do, and what needs paging: \do is `measure` or `prove`. */
 .macro ops_of_every_mode do
 	.irp op, empty, cr0_wp, cr0_read, cr0_ts, cr4_pge, cr4_smep, cr4_smap, cr4_pke, \
 		 efer_nx, cpuid, hypercall, pio
+	\do	\op
+	.endr
+.endm
+
+.macro ops_of_long_mode do
+	.irp op, syscall, protected_syscall, fault, protected_fault
 	\do	\op
 	.endr
 .endm

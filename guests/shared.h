@@ -14,6 +14,7 @@
 #define GUEST_IDT		0xa000
 #define GUEST_STACK		0xc000	/* its top; used by the proof and its handlers only */
 #define GUEST_READ_ONLY		0xc000	/* the page behind GUEST_WINDOW */
+#define GUEST_USER_CODE		0xd000	/* the page behind GUEST_USER_CODE_AT */
 #define GUEST_PAGE_TABLES	0x10000	/* tables, one page each, as many as are needed */
 #define GUEST_SHARED_MORE	0x100000	/* vCPU n's shared page: + n * SHARED_SIZE */
 #define GUEST_MEMORY		0x200000	/* bytes of RAM in the first memslot, from 0 */
@@ -24,6 +25,8 @@
 /* Virtual addresses where a guest pages; everything below 2 MiB is mapped as it is. */
 #define GUEST_WINDOW		0x400000	/* GUEST_READ_ONLY, without write permission */
 #define GUEST_USER_WINDOW	0x401000	/* the same page, and user mode may read it too */
+#define GUEST_USER_CODE_AT	0x402000	/* GUEST_USER_CODE, which user mode may execute */
+#define GUEST_FAULT_AT		0x403000	/* GUEST_USER_CODE, mapped by the fault on it only */
 #define GUEST_PAGES_AT		0x800000	/* GUEST_PAGES */
 #define GUEST_HIGH_HALF		0xffffffff80000000	/* @high=1: the low addresses again */
 
@@ -45,14 +48,16 @@
 #define SHARED_TOUCH_AT		0x28	/* u64, in: address of the first page touched */
 #define SHARED_TOUCH_STRIDE	0x30	/* u32, in: bytes from one to the next */
 #define SHARED_TOUCH_PAGES	0x34	/* u32, in: how many pages, >= 1 */
-#define SHARED_EXPECTED		0x38	/* u32: 1 while a page fault is expected */
+#define SHARED_EXPECTED		0x38	/* u32: 1 while the proof expects a page fault, 2 while work does */
 #define SHARED_FAULT_CODE	0x3c	/* u32, out: an unexpected fault's error code */
 #define SHARED_FAULT_CR2	0x40	/* u64, out: its address */
 #define SHARED_FAULT_IP		0x48	/* u64, out: its instruction */
 #define SHARED_FAULT_LEFT	0x50	/* u32, out: iterations that were left of the sample */
 #define SHARED_CR0		0x54	/* u32: CR0 while an op keeps another register's value */
 #define SHARED_ATTEMPTS		0x58	/* u32, in: attempts in one check of the proof, >= 1 */
-#define SHARED_STAMPS		0x60	/* out: {u64 begin, u64 end} a sample, TSC ticks */
+#define SHARED_WORK		0x5c	/* u32, in: pieces of work in one iteration, >= 1 */
+#define SHARED_FAULT_ENTRY	0x60	/* u64, in: address of the entry that maps GUEST_FAULT_AT */
+#define SHARED_STAMPS		0x68	/* out: {u64 begin, u64 end} a sample, TSC ticks */
 #define SHARED_SIZE		0x1000
 #define SHARED_MAX_SAMPLES	249	/* (SHARED_SIZE - SHARED_STAMPS) / 16 */
 

@@ -23,6 +23,7 @@ from kvmharness.commands import (
     kernels,
     lab,
     perf,
+    progress,
     report,
     run,
     show,
@@ -126,6 +127,7 @@ for _command in (
     report.report,
     export.export,
     perf.perf,
+    progress.progress,
     explain.explain,
     doctor.doctor,
 ):

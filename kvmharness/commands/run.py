@@ -19,8 +19,8 @@ from kvmharness.commands.options import Number, Pin, Priority
     "suite_name",
     metavar="NAME|FILE",
     shell_complete=completion.suites,
-    help="Measure a suite's cases, as it says: controls, full, quick, roles, scaling, wx or a "
-    "TOML file.",
+    help="Measure a suite's cases, as it says: controls, full, progress, quick, roles, "
+    "scaling, wx or a TOML file.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")

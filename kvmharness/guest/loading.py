@@ -84,5 +84,7 @@ class Loaded:
             (lib.SHARED_TOUCH_AT, "<Q", at),
             (lib.SHARED_TOUCH_STRIDE, "<I", page_size(case)),
             (lib.SHARED_TOUCH_PAGES, "<I", case["pages"]),
+            (lib.SHARED_WORK, "<I", case["work"]),
+            (lib.SHARED_FAULT_ENTRY, "<Q", self.roots.fault_entry if self.roots else 0),
         ):
             struct.pack_into(form, self.memory, page + where, value)

@@ -19,6 +19,7 @@ PAGE = 0x1000
 PRESENT, WRITE, USER, LARGE = 1 << 0, 1 << 1, 1 << 2, 1 << 7
 TABLE = PRESENT | WRITE
 GIB = 1 << 30
+ENTRY64 = 8  # bytes of an entry in long mode
 
 
 # Reserved in a PAE page-directory-pointer entry: MOV to CR4 that flips PGE or SMEP loads the
@@ -29,11 +30,18 @@ RELOADS_PDPTES = frozenset({"cr4_pge", "cr4_smep"})
 
 @dataclass(frozen=True)
 class Roots:
-    """Two CR3 values whose tables map the same; `window_entry` is where the window's PTE lies."""
+    """Two CR3 values whose tables map the same.
+
+    `window_entry` is where the window's PTE lies, `fault_entry` the one of GUEST_FAULT_AT.
+    """
 
     first: int
     second: int
     window_entry: int
+
+    @property
+    def fault_entry(self) -> int:
+        return self.window_entry + _in_window(lib.GUEST_FAULT_AT) * ENTRY64
 
 
 class _Tables:
@@ -74,14 +82,21 @@ class _Tables:
         return page
 
 
+def _in_window(address: int) -> int:
+    """Return an address's place in the table that maps the window."""
+    return int(address - lib.GUEST_WINDOW) // PAGE
+
+
 def _directory(tables: _Tables, case: Case) -> tuple[int, int]:
     """Build the page directory of the lowest addresses; return it and the window's entry."""
     directory, window = tables.new(), tables.new()
     tables.set(directory, 0, TABLE | LARGE)
     tables.set(directory, lib.GUEST_WINDOW // (tables.entries * PAGE), window | TABLE | USER)
     window_entry = tables.set(window, 0, lib.GUEST_READ_ONLY | PRESENT)
-    page = (lib.GUEST_USER_WINDOW - lib.GUEST_WINDOW) // PAGE
-    tables.set(window, page, lib.GUEST_READ_ONLY | PRESENT | USER)
+    user = PRESENT | USER
+    tables.set(window, _in_window(lib.GUEST_USER_WINDOW), lib.GUEST_READ_ONLY | user)
+    tables.set(window, _in_window(lib.GUEST_USER_CODE_AT), lib.GUEST_USER_CODE | user)
+    tables.set(window, _in_window(lib.GUEST_FAULT_AT), lib.GUEST_USER_CODE)
     if not case["huge"]:
         tables.map_pages(directory, lib.GUEST_PAGES_AT, lib.GUEST_PAGES, case["pages"])
     return directory, window_entry

@@ -92,7 +92,8 @@ class GuestVm:
         self.case = case
         self.ops = 0
         self._force_emulation = force_emulation
-        self._proof_iterations = proof_iterations
+        # As much work as without it, and an odd number.
+        self._proof_iterations = proof_iterations // case["work"] | 1
         self._timeout_ns = int(timeout_s * 1e9)
         self._blob = blob or state.blob(case.mode)
         self._can_prove = f"prove_{case.op}" in self._blob.symbols

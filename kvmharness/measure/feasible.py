@@ -16,6 +16,8 @@ MEMORY_SHARE = 0.5
 # KVM's page tables, structures and our own process, besides the guest's pages.
 MEMORY_BESIDES = 64 << 20
 
+SYSCALLS = frozenset({"syscall", "protected_syscall"})
+
 # Feature: CPUID leaf, register, bit (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E); any
 # one of them will do.
 FEATURES = {
@@ -91,6 +93,8 @@ def _not_on_pvm(case: Case, here: Limits) -> str | None:
         return None
     if case.mode in PAGED and case.mode != "long64":
         return "kvm_pvm pages in long mode only"
+    if case.op in SYSCALLS:
+        return "kvm_pvm ends the guest at its first SYSCALL (a triple fault)"
     if case.op == "hypercall":
         return "kvm_pvm runs the hypercall instruction again and again: no guest of it ends"
     return None

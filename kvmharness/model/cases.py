@@ -30,12 +30,20 @@ class Op:
 
 @dataclass(frozen=True)
 class Param:
-    """A case's parameter; `values` are all it takes, the first one being the default."""
+    """A case's parameter; `values` are all it takes, the first one being the default.
+
+    `ops` names those that take it, None: every one.
+    """
 
     name: str
     values: Sequence[int]
     modes: tuple[str, ...]
     about: str
+    ops: tuple[str, ...] | None = None
+
+    def fits(self, mode: str, op: str) -> bool:
+        """Tell whether a case of this mode and op takes it."""
+        return mode in self.modes and (self.ops is None or op in self.ops)
 
     @property
     def default(self) -> int:
@@ -52,6 +60,7 @@ class Param:
 MODES = ("real16", "flat32", "prot32", "pae32", "long64")
 PAGED = ("prot32", "pae32", "long64")
 FLAT = tuple(m for m in MODES if m != "real16")
+LONG = ("long64",)
 
 OPS = (
     Op("empty", MODES, "the loop alone", rank=LOOP),
@@ -79,13 +88,20 @@ OPS = (
         "cet",
         rank=ROLE,
     ),
+    Op("syscall", LONG, "@work system calls of user mode: SYSCALL, SYSRET"),
+    Op("protected_syscall", LONG, "the same behind one W^X window", rank=ROLE),
+    Op("fault", LONG, "@work page faults, each mapped by its handler, and unmapped"),
+    Op("protected_fault", LONG, "the same behind one W^X window", rank=ROLE),
     Op("cpuid", MODES, "an exit that KVM handles itself (VMX and SVM always intercept CPUID)"),
     Op("hypercall", MODES, "a hypercall that KVM does not know, handled in the kernel"),
     Op("pio", MODES, "an exit to user space and back"),
 )
 
 # Those that open a W^X window: a sample's last iteration writes 1 through it.
-WINDOW_OPS = ("wx", "wx_cet")
+WINDOW_OPS = ("wx", "wx_cet", "protected_syscall", "protected_fault")
+# Work of a kernel, and the op that does the same with one protected write before each portion.
+PROTECTED = {"syscall": "protected_syscall", "fault": "protected_fault"}
+WORK_OPS = (*PROTECTED, *PROTECTED.values())
 
 # What a run without a pattern measures: the toggle and its controls, unpaged and paged.
 DEFAULT = [
@@ -101,6 +117,7 @@ PARAMS = (
     Param("vcpus", range(1, 257), FLAT, "vCPUs of one VM doing it at once"),
     Param("slots", range(1, 513), MODES, "memslots of the VM"),
     Param("irqchip", (1, 0), MODES, "0: no in-kernel interrupt controllers"),
+    Param("work", range(1, 1_000_001), LONG, "pieces of work between two windows", WORK_OPS),
 )
 
 
@@ -121,7 +138,8 @@ class Case:
     @property
     def baseline(self) -> str:
         """The name of the `empty` case that this one is netted against."""
-        return Case(self.mode, "empty", self.params).name
+        taken = {p.name for p in PARAMS if p.fits(self.mode, "empty")}
+        return Case(self.mode, "empty", {k: v for k, v in self.params.items() if k in taken}).name
 
     @property
     def order(self) -> tuple[bool, int, int, int]:
@@ -158,8 +176,8 @@ def _parse_params(text: str, pattern: str) -> dict[str, int]:
     return {p.name: given[p.name] for p in PARAMS if given.get(p.name, p.default) != p.default}
 
 
-def _fits(mode: str, params: Iterable[str]) -> bool:
-    return all(mode in p.modes for p in PARAMS if p.name in params)
+def _fits(mode: str, op: str, params: Iterable[str]) -> bool:
+    return all(p.fits(mode, op) for p in PARAMS if p.name in params)
 
 
 def select(patterns: Iterable[str]) -> list[Case]:
@@ -176,7 +194,9 @@ def select(patterns: Iterable[str]) -> list[Case]:
             Case(mode, op.name, params)
             for mode in MODES
             for op in OPS
-            if mode in op.modes and fnmatchcase(f"{mode}/{op.name}", names) and _fits(mode, params)
+            if mode in op.modes
+            and fnmatchcase(f"{mode}/{op.name}", names)
+            and _fits(mode, op.name, params)
         ]
         if not found:
             raise UsageError(

@@ -33,7 +33,10 @@ WRITES: dict[str, list[str]] = {
     "cr4_cet": ["4"],
     "wx": ["0", "0"],
     "wx_cet": ["4", "0", "0", "4"],
+    "protected_syscall": ["0", "0"],
+    "protected_fault": ["0", "0"],
     **{op: [] for op in ("empty", "cr0_read", "efer_nx", "cpuid", "hypercall", "pio")},
+    **{op: [] for op in ("syscall", "fault")},
 }
 # What an op that writes no control register is, an iteration.
 INSTRUCTION = {
@@ -42,6 +45,8 @@ INSTRUCTION = {
     "cpuid": r"cpuid",
     "hypercall": r"vmcall",
     "pio": r"out\s+%al,\$0x[0-9a-f]+",
+    "syscall": r"(rex.W )?sysretq?",
+    "fault": r"invlpg",
 }
 
 

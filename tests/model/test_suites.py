@@ -18,7 +18,7 @@ from kvmharness.model.clocks import Defaults
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
-NAMES = ["controls", "full", "quick", "roles", "scaling", "wx"]
+NAMES = ["controls", "full", "progress", "quick", "roles", "scaling", "wx"]
 
 OWN = """\
 about = "mine"
@@ -263,7 +263,10 @@ def test_patterns_pick_within_the_suite(kvmharness: Call) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--suite", "nosuch"), "built-in suite: controls, full, quick, roles, scaling, wx"),
+        (
+            ("--suite", "nosuch"),
+            "built-in suite: controls, full, progress, quick, roles, scaling, wx",
+        ),
         (("--suite", "quick", "pae32/*"), "matches nothing in suite quick"),
     ],
 )
