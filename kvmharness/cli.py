@@ -22,6 +22,7 @@ from kvmharness.commands import (
     export,
     kernels,
     lab,
+    nested,
     perf,
     progress,
     report,
@@ -118,6 +119,7 @@ def main() -> None:
 for _command in (
     run.run,
     lab.lab,
+    nested.nested,
     kernels.kernels,
     show.show,
     compare.compare,

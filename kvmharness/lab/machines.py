@@ -25,6 +25,7 @@ BOCHS_VMX = LabMachine("bochs-vmx", bochs.BOCHS, "broadwell_ult", "kvm_intel", "
 # By name: those that need nothing of this machine's CPU.
 EMULATED = {machine.name: machine for machine in (TCG_SVM, BOCHS_VMX)}
 ACCELERATED = "kvm"
+NO_NESTING = "no kvm_intel or kvm_amd here with nested=1"
 # Tools of the capsule's, and the Debian packages that have them.
 TOOLS = {
     "busybox": "busybox-static",
@@ -35,7 +36,7 @@ TOOLS = {
 }
 
 
-def _nested_vendor(root: Path = host.SYS) -> str | None:
+def nested_vendor(root: Path = host.SYS) -> str | None:
     """Return the vendor module here that lets its guests have a KVM of their own."""
     for vendor in ("kvm_intel", "kvm_amd"):
         nested = host.read_text(root / "module" / vendor / "parameters" / "nested")
@@ -46,9 +47,9 @@ def _nested_vendor(root: Path = host.SYS) -> str | None:
 
 def _accelerated() -> LabMachine | str:
     """Return the accelerated machine, or why it cannot be had here."""
-    vendor = _nested_vendor()
+    vendor = nested_vendor()
     if vendor is None:
-        return "no kvm_intel or kvm_amd here with nested=1"
+        return NO_NESTING
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "/dev/kvm is not open to this user"
     return LabMachine(ACCELERATED, qemu.KVM, "host", vendor, "tsc")

@@ -23,8 +23,10 @@ SHOWN = {
 def head(lab: Lab) -> list[str]:
     """Return the line that names the kernel below, none where there is none."""
     below = lab.below
-    if below is None or below.lab is None:
+    if below is None:
         return []
+    if below.lab is None:
+        return [f"two levels: this is L1; L0 is this machine's Linux {below.kernel.release}"]
     emulator = below.lab.emulator
     return [
         f"two levels: this is L1; L0 is Linux {below.kernel.release}, variant {below.lab.variant}, "

@@ -90,9 +90,9 @@ def test_the_kernel_below_emulates_nothing_for_the_proof() -> None:
     assert [c.incorrect for c in run.cases] == [None, None]
     assert (case(run, "cr0_wp").proof or {})["emulated"] > 0
     assert run.host.kvm.parameters["kvm"]["force_emulation_prefix"] == "Y"
-    below = run.host.lab and run.host.lab.below
-    assert below is not None
-    assert below.kvm.parameters["kvm"]["force_emulation_prefix"] == "N"
+    assert run.host.lab is not None
+    assert run.host.lab.below is not None
+    assert run.host.lab.below.kvm.parameters["kvm"]["force_emulation_prefix"] == "N"
 
 
 def test_an_l1_that_panics_is_told_with_what_it_said(cured: resolve.Kernel) -> None:

@@ -3,11 +3,12 @@
  *
  * On COM1 it writes its command line and, in hexadecimal, a line each: the start_info's magic,
  * how many entries the memory map has, the sum of the words of its own data, that of the
- * initrd's, and the initrd's size.  Then it hangs (h), ends in a triple fault (p) or turns the
- * machine off, as the command line's first letter says.
+ * initrd's, and the initrd's size.  Then it hangs (h), ends in a triple fault (p), writes the initrd
+ * to COM2 and turns the machine off (r), or turns it off, as the command line's first letter says.
  */
 
 #define COM1		0x3f8
+#define COM2		0x2f8
 #define COM1_STATUS	0x3fd
 #define COM1_FORMAT	0x3fb
 #define COM1_8_BITS	3
@@ -56,11 +57,20 @@ entry:
 	lodsb
 	cmpb	$'p', %al
 	je	panic
+	cmpb	$'r', %al
+	je	repeat
 3:	cmpb	$'h', %al
 	je	3b
-	movw	$PM1A, %dx
+off:	movw	$PM1A, %dx
 	movw	$OFF, %ax
 	outw	%ax, %dx
+repeat:	movl	(%edi), %esi
+	movl	8(%edi), %ecx
+	movw	$COM2, %dx
+1:	lodsb
+	outb	%al, %dx
+	loop	1b
+	jmp	off
 panic:	/* A triple fault: there is no handler.  A division, as KVM's emulator knows no int3. */
 	lidt	nothing
 	xorl	%ecx, %ecx
