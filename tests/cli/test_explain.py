@@ -18,7 +18,7 @@ Call = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["explain", "long64/*"], "names 1"),
+        (["explain", "long64/*"], "names 21 cases"),
         (["explain", "long64/cr0_wp", "6.1"], "need --lab"),
         (["explain", "long64/cr0_wp", "--variant", "tdp"], "need --lab"),
         (["explain", "long64/cr0_wp", "--lab"], "name one kernel, or two to be compared"),
