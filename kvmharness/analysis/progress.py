@@ -41,12 +41,6 @@ class Progress:
     ci95: tuple[float, float] | None
 
 
-def _why_none(found: CaseResult | None) -> str | None:
-    if found is None:
-        return "was not measured"
-    return found.incorrect or found.failed or found.skipped
-
-
 def _groups(case: CaseResult) -> Sequence[Floats]:
     late = totals.sums(case) if totals.material(case) else None
     return late or steady.groups(case)
@@ -58,20 +52,22 @@ def _one(rate: Rate, work: CaseResult, protected: CaseResult) -> Progress:
     return Progress(rate, found.new, found.base, found.ratio, found.ci95)
 
 
-def of(run: Run) -> tuple[Sequence[Progress], Sequence[tuple[str, str]]]:
-    """Return the progress of each pair of cases in a run, and why cases have none, by name."""
+def of(run: Run) -> tuple[Sequence[Progress], Sequence[str]]:
+    """Return the progress of each pair of cases in a run, and partners that were not measured.
+
+    A case without a figure gives none; why it has none stands in the run.
+    """
     cases = {case.name: case for case in run.cases}
     rows: list[Progress] = []
-    lacking: list[tuple[str, str]] = []
+    lacking: list[str] = []
     for work in run.cases:
         if work.op not in PROTECTED:
             continue
         partner = Case(work.mode, PROTECTED[work.op], work.params).name
         protected = cases.get(partner)
-        reasons = [(_why_none(work), work.name), (_why_none(protected), partner)]
-        lacking += [(reason, name) for reason, name in reasons if reason]
-        if protected is None or any(reason for reason, _ in reasons):
-            continue
-        rate = Rate(work.op, work.case["work"], work.case["pages"])
-        rows.append(_one(rate, work, protected))
+        if protected is None:
+            lacking.append(partner)
+        elif work.samples and protected.samples:
+            rate = Rate(work.op, work.case["work"], work.case["pages"])
+            rows.append(_one(rate, work, protected))
     return rows, lacking

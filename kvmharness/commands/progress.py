@@ -22,13 +22,14 @@ def progress(runs: tuple[Path, ...]) -> None:
     """
     from kvmharness.analysis import load
     from kvmharness.analysis import progress as analysis
+    from kvmharness.model import cases
     from kvmharness.render import progress_table, tables
 
     out = tables.console()
     shown = 0
     for number, (name, run) in enumerate(load.classified(runs)):
         rows, lacking = analysis.of(run)
-        if not rows and not lacking:
+        if not any(case.op in cases.PROTECTED for case in run.cases):
             raise errors.UsageError(
                 f"progress {name}: it has no case of work; measure with --suite progress"
             )

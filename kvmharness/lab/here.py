@@ -77,7 +77,7 @@ def measure(measured: Measured, plan: LabPlan, folder: Path, heard: Callable[[st
         modules=inside.hashes,
         l0=matrix.this_machine(measured.clock),
         capsule=capsule.digest(parts),
-        below=msgspec.json.decode(files[HOST], type=Host),
+        below=msgspec.json.decode(files[HOST], type=Host) if HOST in files else None,
     )
     return _ended(outcome, measured, _run(files.get(INNER + RUN), lab, measured), folder)
 

@@ -18,11 +18,11 @@ from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.source import Source
 from kvmharness.counters.tracefs import Instance
 from kvmharness.errors import HarnessError
-from kvmharness.guest.linux import LinuxVm
+from kvmharness.guest.linux import Linux, LinuxVm
 from kvmharness.kvm.fds import System
 from kvmharness.lab.job import CONSOLE, HOST, INNER, OUTCOME, RUN, Inner, JobOutcome
 from kvmharness.lab.wire import Receiver, Sender
-from kvmharness.measure import host
+from kvmharness.measure import feasible, host
 from kvmharness.model.host import Roles
 
 # Before whatever is said of the kernel inside.
@@ -70,9 +70,26 @@ def _sources(instance: Instance) -> dict[bytes, list[Source]]:
     return {EVENTS: [KvmStats(), PerfStat(found)], REASONS: [ExitReasons(instance)]}
 
 
+def _why_no_room(linux: Linux) -> str | None:
+    """Return why this kernel has no memory for the inner one, None where it has.
+
+    Asked before it is touched: the OOM killer would end this process, and tell nobody why.
+    """
+    available = feasible.available_memory(feasible.MEMINFO.read_text())
+    if available is None or linux.memory_mib << 20 <= available:
+        return None
+    return (
+        f"memory: the kernel inside is given {linux.memory_mib} MiB, and {available >> 20} are "
+        "available; give this machine more"
+    )
+
+
 def run(system: System, inner: Inner, roles: Roles, folder: Path, sender: Sender) -> JobOutcome:
     """Boot the inner kernel from the files in `folder`; return how that ended."""
     relay = _Relay(sender)
+    no_room = _why_no_room(inner.linux)
+    if no_room:
+        return JobOutcome("lost", no_room)
     sender.send(HOST, msgspec.json.encode(host.record(system, roles)))
     sender.say(f"{LEVEL}loading it")
     console = b""

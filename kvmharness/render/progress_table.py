@@ -38,10 +38,8 @@ def _share(row: Progress) -> str:
     return percent(row.share) + edges
 
 
-def show(
-    run: Run, rows: Sequence[Progress], lacking: Sequence[tuple[str, str]], out: Console
-) -> None:
-    """Print the table of a run, and why pairs of cases are not in it."""
+def show(run: Run, rows: Sequence[Progress], lacking: Sequence[str], out: Console) -> None:
+    """Print the table of a run, which partners of its cases it lacks, and what went wrong."""
     for line in tables.head(run):
         out.print(tables.plain(line))
     unit = UNITS[run.clock]
@@ -56,5 +54,6 @@ def show(
     out.print(Text(MODEL), soft_wrap=True)
     if run.clock == "insn":
         out.print(Text(tables.INSTRUCTIONS), soft_wrap=True)
-    for line in tables.by_reason("no figure", lacking):
+    lines = [f"not measured, so without a figure: {', '.join(lacking)}"] if lacking else []
+    for line in (*lines, *tables.remarks(run)):
         out.print(tables.plain(line), soft_wrap=True)

@@ -51,10 +51,10 @@ def test_pairs_are_of_the_same_rate_and_pages() -> None:
     (row,) = rows
     assert row.rate == Rate("fault", 1, 0)
     assert row.share == pytest.approx(0.01)
-    assert list(lacking) == [("was not measured", "long64/protected_fault@pages=16")]
+    assert list(lacking) == ["long64/protected_fault@pages=16"]
 
 
-def test_a_case_without_a_figure_gives_none_and_says_why() -> None:
+def test_a_case_without_a_figure_gives_none() -> None:
     broken, skipped = case("protected_syscall", 1.0), case("fault", 1.0)
     broken.discard("KVM is incorrect: made up")
     skipped.samples, skipped.vms, skipped.skipped = [], [], "not here"
@@ -62,10 +62,7 @@ def test_a_case_without_a_figure_gives_none_and_says_why() -> None:
         run_of(case("syscall", 1.0), broken, skipped, case("protected_fault", 2.0))
     )
     assert not rows
-    assert list(lacking) == [
-        ("KVM is incorrect: made up", "long64/protected_syscall"),
-        ("not here", "long64/fault"),
-    ]
+    assert not lacking
 
 
 def test_what_is_done_later_counts() -> None:

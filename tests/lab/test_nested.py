@@ -128,6 +128,14 @@ def test_an_l1_that_does_not_fit_is_refused(cured: resolve.Kernel) -> None:
     assert "of 64; give it more" in str(lost)
 
 
+def test_an_l0_that_has_no_room_for_l1_says_so(cured: resolve.Kernel) -> None:
+    large = dataclasses.replace(TCG_SVM, inner=Monitor(memory_mib=1000))
+    lost = measure(two(cured, machine=large)).lost
+    assert lost is not None
+    assert "L0: memory: the kernel inside is given 1000 MiB, and " in str(lost)
+    assert "give this machine more" in str(lost)
+
+
 def test_an_l0_without_nesting_is_skipped(cured: resolve.Kernel) -> None:
     @dataclasses.dataclass(frozen=True)
     class Impossible(Variant):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console
 
 from kvmharness.analysis import progress
+from kvmharness.model import runfile
 from kvmharness.render import progress_table, tables
 from tests.support.golden import same_as_golden
 from tests.support.samples import made_up_case, made_up_run
@@ -42,3 +46,15 @@ def test_a_small_share_keeps_its_digits() -> None:
     assert progress_table.percent(0.002304) == "0.23 %"
     assert progress_table.percent(0.0000123456) == "0.00123 %"
     assert progress_table.percent(0.99951) == "100 %"
+
+
+def test_a_run_without_work_is_a_usage_error(
+    kvmharness: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    path = tmp_path / "toggles.json"
+    path.write_bytes(runfile.encode(made_up_run()))
+    done = kvmharness("progress", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "kvmharness: progress toggles: it has no case of work; measure with --suite progress\n"
+    )
