@@ -49,7 +49,7 @@ def test_a_small_share_keeps_its_digits() -> None:
 
 
 def test_a_run_without_work_is_a_usage_error(
-    kvmharness: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+    kvmharness: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
 ) -> None:
     path = tmp_path / "toggles.json"
     path.write_bytes(runfile.encode(made_up_run()))
