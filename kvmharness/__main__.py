@@ -1,3 +1,26 @@
-from kvmharness.cli import main
+"""What the command `kvmharness` starts: until all is loaded, a Ctrl-C just ends it."""
 
-main()
+from __future__ import annotations
+
+import signal
+
+
+def _let_it_end() -> None:
+    """Have Ctrl-C end us silently: Python would print what it was busy with."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def main() -> None:
+    """Run the command line."""
+    _let_it_end()
+    from kvmharness import cli  # noqa: PLC0415 - that is the loading
+
+    try:
+        cli.main()
+    finally:
+        _let_it_end()
+
+
+if __name__ == "__main__":
+    main()

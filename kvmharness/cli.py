@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import signal
@@ -28,11 +27,9 @@ from kvmharness.commands import (
     report,
     run,
     show,
+    streams,
 )
 from kvmharness.text import printable
-
-# How writing to stdout fails.
-NOT_WRITTEN = frozenset({errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def _bisecting() -> bool:
@@ -69,27 +66,32 @@ class _Group(click.Group):
         if sys.stdout is None:
             _say("stdout is closed; send it elsewhere")
             _exit(errors.EXIT_USAGE)
+        streams.take_over()
         try:
             return super().main(*args, **extra)
+        except errors.StdoutLost as lost:  # of the help, too
+            streams.give_up(lost)
         except Exception as error:  # of the parsing; what a command raises is met below
             _report_bug(error)
 
     def invoke(self, ctx: click.Context) -> Any:
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            # Whoever ends us gets the same care as Ctrl-C: files, probes and perf are let go.
-            signal.signal(number, signal.default_int_handler)
         try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                # Whoever ends us gets the same care as Ctrl-C: files, probes, perf are let go.
+                if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's, a shell's with &
+                    signal.signal(number, signal.default_int_handler)
             try:
                 return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
-        except OSError as error:
-            if error.errno not in NOT_WRITTEN and error.filename is None:
+        except (OSError, MemoryError) as error:
+            what = streams.system_failure(error)
+            if what is None:
                 _report_bug(error)
-            # What is left in the buffer cannot be written at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _say(f"{error.filename or 'stdout'}: {error.strerror}; send it elsewhere")
+            _say(what)
             _exit(errors.EXIT_USAGE)
+        except errors.StdoutLost:
+            raise
         except errors.HarnessError as error:
             _say(str(error))
             sys.exit(error.exit_code)

@@ -31,6 +31,14 @@ class UsageError(HarnessError):
     exit_code = EXIT_USAGE
 
 
+class StdoutLost(UsageError):
+    """What stdout leads to takes no more; `errno` says why."""
+
+    def __init__(self, errno: int) -> None:
+        super().__init__(f"stdout: {os.strerror(errno)}; send it elsewhere")
+        self.errno = errno
+
+
 class BuildFailed(UsageError):
     """A kernel's source does not build here; `log` is the file of what make said, if it began."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def _names(paths: tuple[Path, ...]) -> list[str]:
     """Return what to call each side: its last part where that tells them apart."""
-    names = [path.resolve().name.removesuffix(".json") for path in paths]
+    names = [Path(os.path.realpath(path)).name.removesuffix(".json") for path in paths]
     return names if len(set(names)) == len(names) else [str(path) for path in paths]
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -69,10 +70,14 @@ def measure(
 
 def rescue(run: Run) -> None:
     """Save a run that nobody gave a file, as showing it is what failed; say where it is."""
-    descriptor, path = tempfile.mkstemp(prefix="kvmharness-", suffix=".json")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(runfile.encode(run))
-    print(f"kvmharness: what was measured is in {path}", file=sys.stderr)
+    for folder in (None, Path.cwd(), Path.home()):
+        with contextlib.suppress(OSError):
+            descriptor, path = tempfile.mkstemp(prefix="kvmharness-", suffix=".json", dir=folder)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(runfile.encode(run))
+            print(f"kvmharness: what was measured is in {path}", file=sys.stderr)
+            return
+    print("kvmharness: what was measured is lost: no folder takes it", file=sys.stderr)
 
 
 def allowed_priority(wanted: int | None) -> int | None:

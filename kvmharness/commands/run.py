@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 
@@ -110,12 +111,15 @@ def run(
             click.echo(runfile.encode(record), nl=False)
         else:
             curves.print_run(record)
-    except OSError:  # stdout is full or gone
-        raise
+        sys.stdout.flush()
+    except errors.StdoutLost as lost:
+        if lost.errno == errno.EPIPE:  # whoever reads has seen enough
+            raise
+        ended = lost
     except Exception as error:
         ended = ended or error
     options.tell_kept(target)
-    if isinstance(ended, Exception) and not target:
+    if isinstance(ended, Exception) and not (target and unwritten is None):
         measuring.rescue(record)
     if unwritten:
         raise unwritten

@@ -76,7 +76,7 @@ def test_a_bug_blames_no_commit() -> None:
 
 
 def test_an_error_of_the_system_that_is_not_stdouts_is_a_bug() -> None:
-    put = "def bug(*a, **k): raise OSError(12, 'Cannot allocate memory')\n" + READING
+    put = "def bug(*a, **k): raise OSError(9, 'Bad file descriptor')\n" + READING
     done = call(put, "show", "a.json")
     assert done.returncode == EXIT_BUG
     assert "stdout" not in done.stderr.splitlines()[0]
@@ -89,6 +89,29 @@ def test_a_closed_stdout_is_one_line() -> None:
     )
     assert done.returncode == 2
     assert done.stderr == "kvmharness: stdout is closed; send it elsewhere\n"
+
+
+@pytest.mark.kvm
+def test_what_was_measured_is_saved_where_stdout_is_full(tmp_path: Path) -> None:
+    """An hour of measuring is not lost to a full disk, which its reader does not see."""
+    command = [sys.executable, "-m", "kvmharness", "run", "long64/empty", *FAST]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+    assert done.returncode == 2
+    (path,) = tmp_path.glob("kvmharness-*.json")
+    assert done.stderr == (
+        f"kvmharness: what was measured is in {path}\n"
+        "kvmharness: stdout: No space left on device; send it elsewhere\n"
+    )
+    assert len(runfile.read(path).cases[0].samples) == 4
 
 
 MEASURING = [

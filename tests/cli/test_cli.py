@@ -264,6 +264,5 @@ def test_user_without_permission_is_exit_77() -> None:
         env=env,
     )
     assert done.returncode == 77
-    assert "open /dev/kvm: EACCES: not readable by this user; add it to group kvm" in one_line(
-        done.stderr
-    )
+    # What else it says is of this machine's device (tests/reliability/test_unprivileged.py).
+    assert "open /dev/kvm: EACCES: " in one_line(done.stderr)
