@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kvmharness import inputs
 from kvmharness.errors import UsageError
 
 
@@ -59,7 +60,7 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
 def digest(path: Path) -> str:
     """Return the sha256 of a file.  Raises UsageError."""
     try:
-        with path.open("rb") as file:
+        with inputs.open_file(path, inputs.MOST_OF_A_KERNEL) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name a file that can be read") from None

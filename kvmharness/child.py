@@ -39,5 +39,6 @@ def run(
         env=environment() if env is None else env,
         timeout=timeout,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )

@@ -24,14 +24,15 @@ STARTING = {
     *(f"os.{name}" for name in ("system", "popen", "posix_spawn", "execv", "execve", "execvp")),
 }
 
-LEAVES = frozenset({"errors", "text", "files", "cache", "child"})
+LEAVES = frozenset({"errors", "text", "files", "inputs", "cache", "child"})
 # Measuring: model, kvm <- counters <- guest <- measure <- lab <- commands.
 # Reading: model <- analysis <- render <- commands.
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "errors": frozenset(),
     "text": frozenset(),
     "files": frozenset({"errors"}),
-    "cache": frozenset({"errors"}),
+    "inputs": frozenset(),
+    "cache": frozenset({"errors", "inputs"}),
     "child": frozenset(),
     "model": LEAVES,
     "kvm": LEAVES,

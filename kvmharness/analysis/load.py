@@ -5,6 +5,7 @@ A folder stands for its *.json, in sub-folders too, in the order of their names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +26,13 @@ class RunFile(NamedTuple):
 
 def _files(paths: Iterable[Path]) -> list[Path]:
     """Return the files in order, each once: a folder's first one may be named before it."""
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for path in paths:
         inside = sorted(path.rglob("*.json")) if path.is_dir() else [path]
         if not inside:
             raise UsageError(f"read {path}: no *.json in this folder; name result files")
         for file in inside:
-            found.setdefault(file.resolve(), file)
+            found.setdefault(os.path.realpath(file), file)
     return list(found.values())
 
 

@@ -49,6 +49,10 @@ _SIZES = {
 # KSYM_NAME_LEN in include/linux/kallsyms.h; it also bounds what a hostile file can make of
 # one struct whose members all name the same long string.
 _NAME_MAX = 512
+# vmlinux's has 5 to 10 MB.  Types and names are walked over one by one.
+_SIZE_MAX = 64 << 20
+# BTF_MAX_VLEN in btf.h.
+_MEMBERS_MAX = 0xFFFF
 
 
 class BtfError(ValueError):
@@ -82,6 +86,8 @@ def _cut(data: bytes, start: int, length: int, what: str) -> bytes:
 
 
 def _sections(data: bytes) -> _Sections:
+    if len(data) > _SIZE_MAX:
+        raise BtfError(f"{len(data) >> 20} MiB are more than any kernel's")
     if len(data) < _HEADER.size:
         raise BtfError(f"{len(data)} bytes hold no header")
     magic, version, _, header, type_at, type_size, text_at, text_size = _HEADER.unpack_from(data)
@@ -238,6 +244,8 @@ class Btf:
 
     def _members(self, at: int) -> tuple[Member, ...]:
         count = _RECORD.unpack_from(self._types, at)[1] & 0xFFFFFF
+        if count > _MEMBERS_MAX:
+            raise BtfError(f"a struct of {count} members")
         start = at + _RECORD.size
         rows = _MEMBER.iter_unpack(self._types[start : start + count * _MEMBER.size])
         return tuple(Member(self._name(name), self._type_name(kind)) for name, kind, _ in rows)

@@ -17,9 +17,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, NamedTuple, TypeVar, cast
 
+from kvmharness import inputs
 from kvmharness.child import environment
 from kvmharness.errors import UsageError
-from kvmharness.kernel.unpacking import LIMIT, Image, unpacker
+from kvmharness.kernel.unpacking import LIMIT, Bounded, Image, deb_files, unpacker
 
 T = TypeVar("T")
 
@@ -165,7 +166,7 @@ def read_image(data: Image, name: str) -> KernelFile:
 
 def _read_file(path: Path) -> KernelFile:
     try:
-        with path.open("rb") as file:
+        with inputs.open_file(path, inputs.MOST_OF_A_KERNEL) as file:
             if not os.fstat(file.fileno()).st_size:  # it cannot be mapped
                 raise UsageError(f"read {path}: it is empty; {_WHAT_TO_NAME}")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -177,7 +178,7 @@ def _read_file(path: Path) -> KernelFile:
 def module_bytes(path: Path) -> bytes:
     """Return a module's file, unpacked where it is packed.  Raises UsageError."""
     try:
-        data = path.read_bytes()
+        data = inputs.read(path)
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name a kernel module") from None
     unpack = unpacker(data)
@@ -209,14 +210,14 @@ def _deb_members(path: Path) -> list[tuple[str, bytes]]:
     """Return name and bytes of kvm.ko and vmlinuz, kvm.ko first, as far as the package has them."""
     if shutil.which("dpkg-deb") is None:
         raise UsageError(f"read {path}: there is no dpkg-deb here; unpack it and name the folder")
-    # The absolute path cannot be taken for an option.
-    command = ["dpkg-deb", "--fsys-tarfile", str(path.absolute())]
     found: dict[str, tuple[str, bytes]] = {}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
+        deb_files(path), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()
     ) as process:
+        assert process.stdout
+        stream = cast(IO[bytes], Bounded(process.stdout, path.name))
         try:
-            with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+            with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
                     name = member.name.removeprefix("./")
                     kind = "a" if _MODULE_MEMBER.match(name) else "b"

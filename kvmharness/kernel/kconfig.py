@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from kvmharness import inputs
 from kvmharness.errors import UsageError
 
 _LINE = re.compile(r"(\w+)=(\S+)\s*(?:# (?:(must|shows): )?(.+))?")
 _SET = re.compile(r"CONFIG_(\w+)=(.*)")
 _UNSET = re.compile(r"# CONFIG_(\w+) is not set")
+# A distribution's has 300 kB.
+MOST_BYTES = 16 << 20
 # What kbuild calls the compiler, from 5.8 on.
 COMPILER = "CC_VERSION_TEXT"
 # What a distribution signs, compresses or names its kernels by: its keys are not here, and none
@@ -86,7 +89,7 @@ def values(text: str) -> dict[str, str]:
 def read(path: Path) -> dict[str, str]:
     """Read a user's --config.  Raises UsageError where it cannot be read or is none."""
     try:
-        found = values(path.read_text())
+        found = values(inputs.read(path, MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no text"
         raise UsageError(f"--config {path}: {why}; name a kernel's .config") from None

@@ -17,7 +17,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import NoteSection
 
-from kvmharness import cache, child
+from kvmharness import cache, child, inputs
 from kvmharness.child import environment
 from kvmharness.errors import UsageError
 from kvmharness.kernel import build, debian, trees
@@ -25,6 +25,7 @@ from kvmharness.kernel.build import AS_USUAL, Progress, Recipe
 from kvmharness.kernel.image import boot_version, packed_vmlinux
 from kvmharness.kernel.image import read as read_image
 from kvmharness.kernel.trees import Source
+from kvmharness.kernel.unpacking import unpack_deb
 
 WHAT_TO_NAME = (
     "name a .deb, a vmlinuz, a source or build tree, TREE@REVISION, an unpacked package's folder, "
@@ -70,10 +71,7 @@ def depmod(root: Path, release: str) -> None:
 def unpack(debs: list[Path], into: Path) -> None:
     """Unpack packages into one folder as lib/modules finds them, and index the modules."""
     for deb in debs:
-        done = child.run(["dpkg-deb", "-x", str(deb.absolute()), str(into)])
-        if done.returncode:
-            why = done.stderr.strip().partition("\n")[0].removeprefix("dpkg-deb: error: ")
-            raise UsageError(f"unpack {deb.name}: {why}; is it a whole package?")
+        unpack_deb(deb, into)
     # From 6.19 on Debian's lie under usr/lib.
     if not (into / "lib").exists() and (into / "usr/lib/modules").is_dir():
         (into / "lib").symlink_to("usr/lib")
@@ -91,7 +89,7 @@ def _of_deb(named: str, deb: Path) -> Kernel:
 
 @contextmanager
 def _mapped(image: Path) -> Iterator[mmap.mmap]:
-    with image.open("rb") as file:
+    with inputs.open_file(image, inputs.MOST_OF_A_KERNEL) as file:
         if not os.fstat(file.fileno()).st_size:
             raise UsageError(f"kernel {image}: it is empty; {WHAT_TO_NAME}")
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:

@@ -8,6 +8,9 @@ from fnmatch import fnmatchcase
 
 from kvmharness.errors import UsageError
 
+# Past this a run is a slip: at a third of a second a case it would count for an hour.
+MOST_CASES = 10_000
+
 # Ranks of ops: the toggle that this is about, those of other role bits, writes that change no
 # role, what shows that nothing else has changed, and the loop.
 WP, ROLE, NO_ROLE, CONTROL, LOOP = range(5)
@@ -180,6 +183,17 @@ def _fits(mode: str, op: str, params: Iterable[str]) -> bool:
     return all(p.fits(mode, op) for p in PARAMS if p.name in params)
 
 
+def _why_nothing(names: str, params: Iterable[str]) -> str:
+    """Say why a pattern names no case, and what to write."""
+    if not names:
+        return "names no case before the @; put '*' there for all"
+    modes = {m for m in MODES for o in OPS if m in o.modes and fnmatchcase(f"{m}/{o.name}", names)}
+    for param in PARAMS:
+        if modes and param.name in params and not modes & set(param.modes):
+            return f"matches nothing: {param.name} is for {', '.join(param.modes)} only"
+    return "matches nothing; `kvmharness run --list '*'` shows what there is"
+
+
 def select(patterns: Iterable[str]) -> list[Case]:
     """Return the cases that shell-style patterns such as `long64/*` or `*/cr0_wp@high=1` name.
 
@@ -199,11 +213,10 @@ def select(patterns: Iterable[str]) -> list[Case]:
             and _fits(mode, op.name, params)
         ]
         if not found:
-            raise UsageError(
-                f"case {pattern!r}: matches nothing; `kvmharness run --list '*'` shows what "
-                "there is"
-            )
+            raise UsageError(f"case {pattern!r}: {_why_nothing(names, params)}")
         cases.update((case.name, case) for case in found)
+        if len(cases) > MOST_CASES:
+            raise UsageError(f"case {pattern!r}: over {MOST_CASES:,} cases with it; name fewer")
     return list(cases.values())
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from kvmharness import inputs
 from kvmharness.errors import UsageError
 from kvmharness.files import write_whole
+from kvmharness.model import jsonfile
 from kvmharness.model.host import Lab
 
 SCHEMA = "kvmharness.explain/1"
@@ -162,7 +164,7 @@ class _Header(msgspec.Struct):
 def is_one(path: Path) -> bool:
     """Tell whether a file says of itself that it is an explanation, of any version."""
     try:
-        header = msgspec.json.decode(path.read_bytes(), type=_Header)
+        header = msgspec.json.decode(inputs.read(path), type=_Header)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return header.schema.startswith(SCHEMA.partition("/")[0])
@@ -171,7 +173,7 @@ def is_one(path: Path) -> bool:
 def read(path: Path) -> File:
     """Read an explanation.  Raises UsageError for anything that is not one."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=File)
+        found = jsonfile.decode(inputs.read(path), File)
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name an explanation") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import msgspec
 
-from kvmharness import files
+from kvmharness import files, inputs
 from kvmharness.errors import UsageError
+from kvmharness.model import jsonfile
+from kvmharness.model.cases import MOST_CASES
 from kvmharness.model.clocks import UNITS
 from kvmharness.model.run import LEAST_PER_OP, MOST_PER_OP, SCHEMA, CaseResult, Run
 from kvmharness.model.upgrade import STEPS, upgrade
@@ -25,7 +27,7 @@ def encode(run: Run) -> bytes:
 def read(path: Path) -> Run:
     """Read a result file.  Raises UsageError for anything that is not one."""
     try:
-        data = path.read_bytes()
+        data = inputs.read(path)
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name a result file") from None
     return decode(data, path)
@@ -39,9 +41,9 @@ def decode(data: bytes, path: Path | str) -> Run:
     try:
         schema = msgspec.json.decode(data, type=_Header).schema
         if schema == SCHEMA:
-            run = msgspec.json.decode(data, type=Run)
+            run = jsonfile.decode(data, Run)
         elif schema in STEPS:
-            document = msgspec.json.decode(data)
+            document = jsonfile.decode(data, dict)
             upgrade(document)
             run = msgspec.convert(document, type=Run)
         else:
@@ -75,6 +77,8 @@ def _wrong_samples(case: CaseResult) -> str | None:
 
 def _contradiction(run: Run) -> str | None:
     """Say where a file that has the right types contradicts itself."""
+    if len(run.cases) > MOST_CASES:
+        return f"{len(run.cases):,} cases, more than {MOST_CASES:,}"
     names = [case.name for case in run.cases]
     if len(set(names)) != len(names):
         return "a case comes twice"

@@ -24,13 +24,14 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from kvmharness import inputs
 from kvmharness.errors import UsageError
-from kvmharness.model.cases import PARAMS, Case, Param, select
+from kvmharness.model.cases import MOST_CASES, PARAMS, Case, Param, select
 from kvmharness.model.clocks import Defaults
 from kvmharness.text import short
 
-# Past this a sweep is a slip: at a third of a second a case it would count for an hour.
-MOST_CASES = 10_000
+# More than a suite has, comments and all.
+MOST_BYTES = 1 << 20
 # The value of `vcpus` that stands for 1 to as many as there are CPUs.
 HOST = "host"
 
@@ -188,6 +189,8 @@ def _cases(top: _Table, given: object) -> list[Case]:
             raise table.wrong(largest, f"over {MOST_CASES:,} cases", "sweep fewer values")
         for pattern in patterns:
             found.update((case.name, case) for case in _select(table, pattern, sweeps))
+            if len(found) > MOST_CASES:
+                raise table.wrong("match", f"over {MOST_CASES:,} cases", "name fewer")
     return list(found.values())
 
 
@@ -224,7 +227,7 @@ def load(name_or_path: str) -> Suite:
     known = built_in()
     path = known.get(name_or_path, Path(name_or_path))
     try:
-        data = path.read_bytes()
+        data = inputs.read(path, MOST_BYTES)
     except OSError as error:
         names = ", ".join(known) or "none: build the package again"
         raise UsageError(

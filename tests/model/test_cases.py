@@ -52,7 +52,10 @@ def test_parameter_selects_the_guests_that_have_it() -> None:
     ("pattern", "says"),
     [
         ("nothing/*", "matches nothing"),
-        ("real16/*@high=1", "matches nothing"),
+        ("real16/*@high=1", "matches nothing: high is for long64 only"),
+        ("real16/*@pages=4,pcid=1", "pcid is for long64 only"),
+        ("@pcid=1", "names no case before the @; put '*' there for all"),
+        ("nothing/*@pcid=1", "matches nothing; `kvmharness run --list '*'` shows what there is"),
         ("*/cr0_wp@speed=1", "no parameter 'speed'; there are: high, "),
         ("*/cr0_wp@pages=5000", "pages takes 0 to 4096, not '5000'"),
         ("*/cr0_wp@irqchip=2", "irqchip takes 1 or 0, not '2'"),
