@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import itertools
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
@@ -14,6 +16,8 @@ from kvmharness.errors import UsageError
 
 # Where stdout and stderr go: what is named again as -o /dev/stdout is not replaced either.
 STANDARD = (1, 2)
+# Bytes that tell a temporary file beside the target from any other.
+RANDOM = 4
 
 
 class Output:
@@ -50,8 +54,8 @@ def check_writable(path: Path) -> None:
             return
         target = _target(path)
         descriptor, name = _scratch(target)
-        os.close(descriptor)
         os.unlink(name)
+        os.close(descriptor)
     except OSError as error:
         raise _refused(path, error.strerror) from None
 
@@ -109,9 +113,44 @@ def _check_access(path: Path) -> None:
 
 
 def _scratch(target: Path) -> tuple[int, str]:
-    """Make a new file beside the target, as the umask has it; return descriptor and name."""
-    name = str(target.with_name(f".{target.name}.{secrets.token_hex(4)}"))
-    return os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), name
+    """Make a new file beside the target, as the umask has it; return descriptor and name.
+
+    It is locked while it is written, and what a process that was killed left there is removed.
+    """
+    _sweep(target)
+    while True:
+        name = str(target.with_name(f".{target.name}.{secrets.token_hex(RANDOM)}"))
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:  # another one sweeps it away just now
+            os.close(descriptor)
+            continue
+        except OSError:  # a file system without locks
+            return descriptor, name
+        if os.fstat(descriptor).st_nlink:
+            return descriptor, name
+        os.close(descriptor)
+
+
+def _sweep(target: Path) -> None:
+    """Remove the files that were to take the target's place and that nobody writes any more."""
+    left = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{{2 * RANDOM}}}")
+    with suppress(OSError):
+        names = [name for name in os.listdir(target.parent) if left.fullmatch(name)]
+        for path in (target.with_name(name) for name in names):
+            if stat.S_ISREG(path.lstat().st_mode):
+                _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def _write(path: Path, data: bytes, *, keep: bool) -> Path | None:
@@ -144,8 +183,9 @@ def _replace(target: Path, data: bytes, *, keep: bool) -> Path | None:
             if old is not None:
                 _make_like(descriptor, old)
             os.fsync(descriptor)
-        kept = _keep(target, data) if keep and old is not None else None
-        os.replace(name, target)
+            # Still open, and so locked: nobody takes it for one that was left.
+            kept = _keep(target, data) if keep and old is not None else None
+            os.replace(name, target)
     except BaseException:
         with suppress(FileNotFoundError):  # interrupted after the rename
             os.unlink(name)

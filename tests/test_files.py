@@ -298,3 +298,52 @@ def test_a_labs_folder_is_checked_for_each_file(tmp_path: Path) -> None:
     (tmp_path / "6.1-tdp.log").mkdir()
     with pytest.raises(UsageError, match=r"6.1-tdp\.log: it is a folder"):
         in_lab(tmp_path)
+
+
+KILLED = (
+    "import os, signal, sys; from pathlib import Path; from kvmharness import files\n"
+    "os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "files.write_whole(Path(sys.argv[1]), b'new')"
+)
+
+
+def test_what_a_killed_write_left_is_swept_by_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(b"old")
+    (tmp_path / ".a.json.notours").touch()
+    done = subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False)
+    assert done.returncode == -9
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 3
+    files.check_writable(path)
+    assert {p.name for p in tmp_path.iterdir()} == {"a.json", ".a.json.notours"}
+
+
+def test_a_write_under_way_is_not_swept(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    descriptor, name = files._scratch(path)
+    write(path)
+    assert Path(name).exists()
+    os.close(descriptor)
+    write(path)
+    assert not Path(name).exists()
+
+
+def test_many_writers_of_one_file_do_not_fail(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(50):
+                files.write_whole(path, b"whole")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -24,7 +24,7 @@ STARTING = {
     *(f"os.{name}" for name in ("system", "popen", "posix_spawn", "execv", "execve", "execvp")),
 }
 
-LEAVES = frozenset({"errors", "text", "files", "inputs", "cache", "child"})
+LEAVES = frozenset({"errors", "text", "files", "inputs", "cache", "child", "scratch"})
 # Measuring: model, kvm <- counters <- guest <- measure <- lab <- commands.
 # Reading: model <- analysis <- render <- commands.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "inputs": frozenset(),
     "cache": frozenset({"errors", "inputs"}),
     "child": frozenset(),
+    "scratch": frozenset(),
     "model": LEAVES,
     "kvm": LEAVES,
     "kernel": LEAVES | {"model"},

@@ -8,11 +8,11 @@ lies outside the counted region.
 from __future__ import annotations
 
 import os
+import re
 import select
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from kvmharness import child
+from kvmharness import child, scratch
 from kvmharness.child import environment
 from kvmharness.counters.source import Watched
 from kvmharness.counters.tracefs import NOT_MOUNTED, tracing
@@ -75,7 +75,7 @@ def _why(stderr: str) -> str:
     paranoid = Path("/proc/sys/kernel/perf_event_paranoid")
     if "unknown option" in stderr.lower() or "unknown switch" in stderr.lower():
         return "this perf has no JSON output: linux-perf 5.19 or later has it"
-    if os.geteuid() != 0:
+    if os.geteuid() != 0 and re.search("permi|access|paranoid", stderr, re.IGNORECASE):
         try:
             level = paranoid.read_text().strip()
         except OSError:
@@ -101,8 +101,11 @@ class Attached:
         self, arguments: Sequence[str], command: str = "perf", threads: Sequence[int] = ()
     ) -> None:
         self._threads = threads or [threading.get_native_id()]
-        self._folder = tempfile.TemporaryDirectory(prefix="kvmharness-perf-")
-        self.output = Path(self._folder.name, "output")
+        try:
+            self._folder = scratch.Scratch("kvmharness-perf-")
+        except OSError as error:
+            raise PerfError(f"temporary folder: {error.strerror}: set TMPDIR") from None
+        self.output = self._folder.path / "output"
         self._fds: list[int] = []
         self.process: subprocess.Popen[str] | None = None
         try:
@@ -112,14 +115,14 @@ class Attached:
             raise PerfError(f"{command}: {error.strerror}") from None
 
     def _start(self, command: list[str]) -> None:
-        paths = [os.path.join(self._folder.name, name) for name in ("control", "ack")]
+        paths = [str(self._folder.path / name) for name in ("control", "ack")]
         for path in paths:
             os.mkfifo(path)
             # Read-write, so that neither side waits for the other to open.
             self._fds.append(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
         control = ["--control", f"fifo:{paths[0]},{paths[1]}", "-D", "-1"]
         thread = ["-t", ",".join(map(str, self._threads))]
-        self._log = open(os.path.join(self._folder.name, "log"), "w+")  # noqa: SIM115
+        self._log = open(self._folder.path / "log", "w+")  # noqa: SIM115
         # Its own session: Ctrl-C is for us, we end perf.
         self.process = subprocess.Popen(
             [*command, *control, *thread],
@@ -170,7 +173,7 @@ class Attached:
             os.close(self._fds.pop())
         if hasattr(self, "_log"):
             self._log.close()
-        self._folder.cleanup()
+        self._folder.close()
 
     def __enter__(self) -> Self:
         return self

@@ -15,14 +15,16 @@ LINE = re.compile(r"^\s*(\d+)\s+[0-9a-f]+\s+(.*?)\s*$", re.MULTILINE)
 
 def clock() -> str:
     """Return the first of CLOCKS that this machine counts.  Raises PerfError if none."""
+    refused: PerfError | None = None
     for event in CLOCKS:
         try:
             text = perf_text(["stat", "-x,", "-o", "/dev/stdout", "-e", event, "--", "true"])
-        except PerfError:
+        except PerfError as error:
+            refused = error
             continue
         if "not supported" not in text:
             return event
-    raise PerfError("perf samples neither cycles nor cpu-clock in the kernel here")
+    raise refused or PerfError("perf samples neither cycles nor cpu-clock in the kernel here")
 
 
 def parse(script: str) -> Counter[str]:

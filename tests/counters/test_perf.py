@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.counters import perf
+from kvmharness.counters import perf, profile
 from kvmharness.counters.events import TRACEPOINTS, present
 from kvmharness.counters.perf import Attached, PerfError
 from kvmharness.counters.perfstat import Event, PerfStat
@@ -180,3 +180,39 @@ def test_perf_speaks_c_whatever_the_user_speaks(
     attached.process.wait(20)
     assert attached.stderr() == "C\n"
     attached.close()
+
+
+def test_no_clock_without_perf_is_blamed_on_perf(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(PerfError, match="perf is not installed: apt-get install linux-perf"):
+        profile.clock()
+
+
+@pytest.mark.parametrize(
+    ("complaint", "says"),
+    [
+        ("No permission to enable cycles event.", "not permitted to this user"),
+        ("Access to performance monitoring is limited.", "not permitted to this user"),
+        ("Failed to open: Too many open files", "Failed to open: Too many open files"),
+    ],
+)
+def test_a_user_is_told_of_permissions_only_where_they_are_the_cause(
+    monkeypatch: pytest.MonkeyPatch, complaint: str, says: str
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert says in perf._why(complaint)
+
+
+def test_what_a_killed_run_left_while_counting_is_swept(tmp_path: Path) -> None:
+    code = (
+        "import os, signal; from kvmharness.counters.perf import Attached; "
+        "Attached(['stat'], 'true'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=False)
+    assert len(list(tmp_path.glob("kvmharness-perf-*"))) == 1
+    again = "from kvmharness.counters.perf import Attached; Attached(['stat'], 'true').close()"
+    subprocess.run([sys.executable, "-c", again], env=env, check=True)
+    assert list(tmp_path.iterdir()) == []
