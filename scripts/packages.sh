@@ -2,6 +2,8 @@
 # Install the Debian packages that are missing, as root; as a user, name them in one line.
 # Needed: without them nothing builds.  Optional: without them less is measured or tested.
 set -eu
+# Where Debian keeps what a user's PATH does not find.
+PATH=$PATH:/usr/sbin:/sbin
 
 missing=
 optional=
@@ -29,7 +31,7 @@ want 'test -f /usr/share/bochs/BIOS-bochs-latest' bochsbios
 want 'test -f /usr/share/vgabios/vgabios.bin' vgabios
 want 'ls /usr/lib/*/bochs/plugins/libbx_term_gui.so' bochs-term
 want 'busybox --list | grep -qx insmod' busybox-static
-want 'PATH=$PATH:/usr/sbin:/sbin command -v depmod' kmod
+want 'command -v depmod' kmod
 # For kernels built from source.
 want 'command -v git' git
 want 'command -v flex' flex

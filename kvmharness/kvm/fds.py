@@ -7,8 +7,10 @@ Method names follow the ioctls mechanically: KVM_SET_USER_MEMORY_REGION is
 from __future__ import annotations
 
 import errno
+import grp
 import mmap
 import os
+import stat
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -25,11 +27,39 @@ _PIT_FLAGS = int(lib.KVM_PIT_SPEAKER_DUMMY)
 _OPEN_HINTS = {
     errno.ENOENT: "load kvm_intel or kvm_amd (modprobe), or switch on virtualisation in the "
     "firmware or nested virtualisation in the cloud's settings",
-    errno.EACCES: "not readable by this user; add it to group kvm (usermod -aG kvm USER) and log "
-    "in again",
     errno.ENXIO: "no KVM module answers; load kvm_intel or kvm_amd (modprobe)",
     errno.ENODEV: "no KVM module answers; load kvm_intel or kvm_amd (modprobe)",
 }
+
+
+def _group(number: int) -> tuple[str, bool]:
+    """Return a group's name, and whether this process has it."""
+    try:
+        name = grp.getgrgid(number).gr_name
+    except KeyError:
+        name = str(number)
+    return name, number in (os.getegid(), *os.getgroups())
+
+
+def _why_denied(device: str) -> str:
+    """Say why this user may not open a device that is there, and what would let them."""
+    try:
+        found = os.stat(device)
+    except OSError:
+        return "not readable by this user; see the permissions of its folder"
+    name, is_ours = _group(found.st_gid)
+    open_to_group = found.st_mode & 0o060 == 0o060
+    if open_to_group and not is_ours:
+        return (
+            f"not readable by this user; add it to group {name} (usermod -aG {name} USER) and log "
+            "in again"
+        )
+    if open_to_group:
+        return f"denied, though this user is in its group {name}; see getfacl {device}"
+    return (
+        f"its mode is {stat.S_IMODE(found.st_mode):o}, open to no group; as root: chgrp kvm "
+        f"{device} && chmod 660 {device}, and be in group kvm"
+    )
 
 
 class _Fd:
@@ -68,6 +98,8 @@ class System(_Fd):
         except OSError as error:
             code = error.errno or 0
             hint = _OPEN_HINTS.get(code, "see `kvmharness doctor`")
+            if code in (errno.EACCES, errno.EPERM):
+                hint = _why_denied(device)
             name = errno.errorcode.get(code, str(code))
             raise Unavailable(f"open {device}: {name}: {hint}") from None
         try:
