@@ -125,7 +125,7 @@ class KvmStats:
         try:
             self._readers = [Debugfs(guest.vm)]
         except OSError as error:
-            self.absent[f"{KVM_PREFIX}*"] = f"{cause}; {error}"
+            self.absent[f"{KVM_PREFIX}*"] = f"{cause}; {DEBUGFS}: {error.strerror}"
 
     def _read(self) -> dict[str, int]:
         counts: dict[str, int] = {}

@@ -112,7 +112,9 @@ class System(_Fd):
         try:
             version = self.get_api_version()
         except KvmError as error:
-            raise Unavailable(f"{device}: {error}; it is not KVM's device") from None
+            foreign = error.errno == errno.ENOTTY
+            step = "it is not KVM's device" if foreign else "see the kernel's log: dmesg | tail"
+            raise Unavailable(f"{device}: {error}; {step}") from None
         if version != lib.KVM_API_VERSION:
             raise Unavailable(
                 f"{device}: KVM_GET_API_VERSION: {version} where {lib.KVM_API_VERSION} is "
@@ -151,7 +153,12 @@ class System(_Fd):
 class _WithStats(_Fd):
     def get_stats_fd(self) -> int:
         """Return a new file descriptor of the binary statistics (KVM API 4.133, Linux 5.14)."""
-        return raw.ioctl(self.fd, "KVM_GET_STATS_FD", next_step="Linux 5.14 or later has it")
+        try:
+            return raw.ioctl(self.fd, "KVM_GET_STATS_FD")
+        except KvmError as error:
+            if error.errno in (errno.ENOTTY, errno.EINVAL):
+                raise KvmError(error.ioctl, error.errno, "Linux 5.14 or later has it") from None
+            raise
 
 
 def _check_huge(base: int, size: int) -> None:
