@@ -24,6 +24,11 @@ MAX_SAMPLES = int(lib.SHARED_MAX_SAMPLES)
 MAX_ITERATIONS = 2**32 - 1
 DEFAULT_TIMEOUT_S = 10.0
 
+# Where KVM does not tell the TSC's frequency: no TSC runs faster.
+FASTEST_KHZ = 10_000_000
+# A sample that lasts so many times the limit is a lie; our clock and the TSC may differ a little.
+LONGER = 2
+
 # Odd, so that a toggle leaves CR0.WP the other way at every second check.
 PROOF_ITERATIONS = 1001
 PROOF_ROUNDS = 4
@@ -219,7 +224,7 @@ class GuestVm:
             wrong = f"the host sees {self._window():#x} in the page where the guest wrote 1"
             raise KvmIncorrect(self.case.name, iterations, 0, wrong)
         ticks = [t for number in range(len(self.vcpus)) for t in self._ticks(number, samples)]
-        preempted = [n for vcpu in self.vcpus for n in vcpu.take_preempted()]
+        preempted = [n for number in range(len(self.vcpus)) for n in self._ends(number, samples)]
         return Measurement(ticks, counts, preempted)
 
     def _run_to(self, number: int, doorbell: int) -> None:
@@ -292,7 +297,17 @@ class GuestVm:
         ticks = [end - begin for begin, end in zip(stamps[::2], stamps[1::2], strict=True)]
         if min(ticks) < 0:
             raise self._error(number, "its TSC ran backwards inside a sample")
+        if max(ticks) * 1e6 / (self.tsc_khz or FASTEST_KHZ) > LONGER * self._timeout_ns:
+            raise self._error(number, "its stamps are further apart than its time limit")
         return ticks
+
+    def _ends(self, number: int, samples: int) -> list[int]:
+        """Return how often a vCPU's thread was preempted in each sample."""
+        preempted = self.vcpus[number].take_preempted()
+        if len(preempted) != samples:
+            reason = f"told the ends of {len(preempted)} samples, took {samples}"
+            raise self._error(number, reason)
+        return preempted
 
     def close(self) -> None:
         """Destroy the vCPUs, the VM and the guest's memory."""
