@@ -99,7 +99,7 @@ def _search(search: Search, lock: int) -> list[str]:
 def _report(search: Search, commit: str) -> None:
     """Print the commit, and what was measured before and after it."""
     from kvmharness.analysis import compare
-    from kvmharness.render import compare_table, tables
+    from kvmharness.render import compare_table, fitting, tables
 
     before = search.git.parent(commit)
     pair = [search.trial(before), search.trial(commit)]
@@ -111,7 +111,8 @@ def _report(search: Search, commit: str) -> None:
                 click.echo(f"{word + ':':8}{found.commit[:12]}  {case.name}  {cost}  {case.class_}")
     sides = [compare.side(f.commit[:12], [f.run]) for f in pair]
     click.echo()
-    compare_table.show_comparison(compare.compare(sides[0], sides[1]), tables.console())
+    compared = compare.compare(sides[0], sides[1])
+    compare_table.show_comparison(compared, tables.console(), fitting.room())
     click.echo(f"kept: {search.folder}")
 
 

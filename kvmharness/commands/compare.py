@@ -146,7 +146,7 @@ def _tables(
 def _show(sides: list[Side], share: float | None) -> set[int]:
     """Print the first side against each other one; return the exit codes."""
     from kvmharness.analysis import compare as comparing
-    from kvmharness.render import compare_table, tables
+    from kvmharness.render import compare_table, fitting, tables
 
     out = tables.console()
     codes = set()
@@ -154,6 +154,6 @@ def _show(sides: list[Side], share: float | None) -> set[int]:
         comparison = comparing.compare(sides[0], side, share)
         if number:
             out.print()
-        compare_table.show_comparison(comparison, out)
+        compare_table.show_comparison(comparison, out, fitting.room())
         codes.add(comparison.exit_code)
     return codes

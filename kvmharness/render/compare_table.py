@@ -6,13 +6,14 @@ import math
 from collections import Counter
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis import causes
 from kvmharness.analysis.compare import REGRESSIONS, CaseComparison, Comparison
 from kvmharness.analysis.ratios import Ratio
 from kvmharness.model.clocks import UNITS
+from kvmharness.render import fitting
+from kvmharness.render.fitting import Column
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
@@ -130,31 +131,36 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def show_comparison(comparison: Comparison, out: Console) -> None:
-    """Print a comparison: the sentence, what differs, the table, what to know of it."""
-    unit = UNITS[comparison.clock]
-    lines = [sentence(comparison)]
-    lines.append(f"compared: {'; '.join(comparison.compared) or 'one kernel with itself'}")
-    lines += [f"also differs: {line}" for line in comparison.differing]
-    for line in lines:
-        out.print(plain(line), soft_wrap=True)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("case", no_wrap=True)
-    for title in (f"BASE {unit}/op", f"NEW {unit}/op", "ratio [95 % interval]"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("what KVM did")
-    for row in comparison.rows:
-        costs = (figure(row.found.base), figure(row.found.new)) if row.found else ("-", "-")
-        table.add_row(
-            plain(row.case),
-            *costs,
-            with_interval(row.found),
-            Text(row.verdict, style=COLOURS.get(row.verdict, "")),
-            plain(row.said + _climb(row)),
-        )
-    if comparison.rows:
-        out.print(table)
+def _columns(comparison: Comparison) -> list[Column]:
+    """Return the table of a comparison, but for what KVM did."""
+    unit, rows = UNITS[comparison.clock], comparison.rows
+    costs = {
+        "BASE": [plain(figure(row.found.base) if row.found else "-") for row in rows],
+        "NEW": [plain(figure(row.found.new) if row.found else "-") for row in rows],
+    }
+    alone = [plain(_ratio(row.found.ratio) if row.found else "-") for row in rows]
+    return [
+        Column("case", [plain(row.case) for row in rows], right=False),
+        *(
+            Column(f"{side} {unit}/op", cells, goes=2, brief=Column(f"{side}\n{unit}/op", cells))
+            for side, cells in costs.items()
+        ),
+        Column(
+            "ratio [95 % interval]",
+            [plain(with_interval(row.found)) for row in rows],
+            goes=1,
+            brief=Column("ratio", alone, lost="the ratios' intervals"),
+        ),
+        Column(
+            "verdict",
+            [Text(row.verdict, style=COLOURS.get(row.verdict, "")) for row in rows],
+            right=False,
+        ),
+    ]
+
+
+def _remarks(comparison: Comparison) -> list[str]:
+    """Return what to know of the table."""
     left_out = [(reason, case) for case, reason in comparison.left_out.items()]
     remarks = [_summary(comparison), *by_reason("left out", left_out)]
     unseen = [(reason, name) for name, reason in comparison.cost_alone.items()]
@@ -178,5 +184,27 @@ def show_comparison(comparison: Comparison, out: Console) -> None:
         )
     if comparison.clock == "insn":
         remarks.append(INSTRUCTIONS)
-    for line in remarks:
-        out.print(plain(line), soft_wrap=True)
+    return remarks
+
+
+def show_comparison(comparison: Comparison, out: Console, most: int | None = None) -> None:
+    """Print a comparison: the sentence, what differs, the table, what to know of it.
+
+    `most` is how many columns there is room for, None: for all.
+    """
+    lines = [sentence(comparison)]
+    lines.append(f"compared: {'; '.join(comparison.compared) or 'one kernel with itself'}")
+    lines += [f"also differs: {line}" for line in comparison.differing]
+    for line in lines:
+        fitting.say(line, out, most)
+    columns = _columns(comparison)
+    said = [row.said + _climb(row) for row in comparison.rows]
+    what = Column("what KVM did", [plain(text) for text in said], right=False, wraps=True)
+    below = most is not None and fitting.width([*columns, what]) > most
+    if comparison.rows:
+        fitting.show(columns if below else [*columns, what], out, most)
+    if below:
+        for row, text in zip(comparison.rows, said, strict=True):
+            fitting.say(f"{row.case}: {text}", out, most)
+    for line in _remarks(comparison):
+        fitting.say(line, out, most)

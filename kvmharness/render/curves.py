@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from kvmharness.model.run import Run, Slope
-from kvmharness.render import tables
+from kvmharness.render import fitting, tables
 from kvmharness.render.tables import edges
 from kvmharness.text import figure
 
@@ -92,5 +92,5 @@ def show_curves(run: Run, out: Console) -> None:
 def print_run(run: Run) -> None:
     """Print a run whole on stdout: its table, then its curves."""
     out = tables.console()
-    tables.show_run(run, out)
+    tables.show_run(run, out, fitting.room())
     show_curves(run, out)

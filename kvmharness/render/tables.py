@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,7 +13,8 @@ from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
 from kvmharness.model.run import PROOF_PREFIX, CaseResult, Interval, Run
-from kvmharness.render import levels
+from kvmharness.render import fitting, levels
+from kvmharness.render.fitting import Column
 from kvmharness.render.levels import SHOWN_FROM
 from kvmharness.text import figure, printable
 
@@ -28,8 +29,17 @@ INSTRUCTIONS = (
 )
 # The same for where there is no room.
 INSTRUCTIONS_BRIEFLY = "instructions of an emulated machine, not nanoseconds"
-# Wide enough for every column: a narrow terminal wraps lines, it never loses a figure.
+# Wide enough for every column of every table.
 WIDTH = 180
+# What leaves the table of a run first where there is no room: see fitting.Column.
+GOES_TSC, GOES_NONE_DEFERRED, GOES_INTERVAL, GOES_COUNTS, GOES_DEFERRED, GOES_NET = (
+    100,
+    95,
+    90,
+    50,
+    20,
+    10,
+)
 
 
 def console() -> Console:
@@ -218,12 +228,26 @@ def by_reason(what: str, found: Sequence[tuple[str, str]]) -> list[str]:
     return [f"{what}: {', '.join(given)}: {reason}" for reason, given in names.items()]
 
 
-def show_run(run: Run, out: Console) -> None:
-    """Print a run: head, table, then a line for everything that went other than planned."""
-    for line in head(run):
-        out.print(plain(line))
-    columns = [
-        (name, column.title)
+def brief_cost(result: CaseResult) -> str:
+    """Format a case's cost with its interval's reach, e.g. `2,930 ±2.7%`."""
+    if result.per_op is None:
+        return "-"
+    reach = stats.half_width(result.per_op)
+    return figure(result.per_op.median) + (f" ±{reach:.1%}" if reach is not None else "")
+
+
+def _texts(cells: Iterable[str]) -> list[Text]:
+    return [plain(cell) for cell in cells]
+
+
+def _counts(run: Run, shown: Sequence[CaseResult]) -> list[Column]:
+    """Return a column for every counter that the table shows; the last ones go first."""
+    return [
+        Column(
+            column.title,
+            _texts(count(result.counters.get(name)) for result in shown),
+            goes=GOES_COUNTS + column.position,
+        )
         for name, column in counters.columns()
         if any(
             (c.counters.get(name) or 0) >= SHOWN_FROM
@@ -231,36 +255,54 @@ def show_run(run: Run, out: Console) -> None:
             for c in run.cases
         )
     ]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("case", no_wrap=True)
-    ticks = ["tsc/op"] if run.clock == "tsc" else []
-    later = ["deferred"] if any(result.deferred for result in run.cases) else []
-    titles = [f"{UNITS[run.clock]}/op [95 % interval]", *later, "net of empty", *ticks]
-    for title in (*titles, *(title for _, title in columns)):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("class", no_wrap=True)
-    for result in (case for case in run.cases if case.skipped is None):
-        tsc = [figure(result.tsc.median) if result.tsc else "-" for _ in ticks]
-        counted = [count(result.counters.get(name)) for name, _ in columns]
-        mark = " *" if result.noisy else ""
-        table.add_row(
-            plain(result.name + mark),
-            with_interval(result.per_op),
-            *(deferred(result) for _ in later),
-            net_of_empty(result),
-            *tsc,
-            *counted,
-            plain(str(result.class_ or "-")),
-        )
-    out.print(table)
+
+
+def _columns(run: Run) -> list[Column]:
+    """Return the table of a run."""
+    shown = [case for case in run.cases if case.skipped is None]
+    unit = f"{UNITS[run.clock]}/op"
+    late = GOES_DEFERRED if any(totals.material(r) for r in shown) else GOES_NONE_DEFERRED
+    optional = [
+        (any(r.deferred for r in run.cases), "deferred", deferred, late),
+        (True, "net of empty", net_of_empty, GOES_NET),
+        (run.clock == "tsc", "tsc/op", lambda r: figure(r.tsc.median) if r.tsc else "-", GOES_TSC),
+    ]
+    return [
+        Column("case", _texts(r.name + (" *" if r.noisy else "") for r in shown), right=False),
+        Column(
+            f"{unit} [95 % interval]",
+            _texts(with_interval(r.per_op) for r in shown),
+            goes=GOES_INTERVAL,
+            brief=Column(unit, _texts(map(brief_cost, shown))),
+        ),
+        *(
+            Column(title, _texts(map(cell, shown)), goes=goes)
+            for there, title, cell, goes in optional
+            if there
+        ),
+        *_counts(run, shown),
+        Column("class", _texts(str(r.class_ or "-") for r in shown), right=False),
+    ]
+
+
+def show_run(run: Run, out: Console, most: int | None = None) -> None:
+    """Print a run: head, table, then a line for everything that went other than planned.
+
+    `most` is how many columns there is room for, None: for all.
+    """
+    for line in head(run):
+        if most is None:
+            out.print(plain(line))
+        else:
+            fitting.say(line, out, most)
+    fitting.show(_columns(run), out, most)
     settings = run.settings
-    out.print(
-        Text(
-            f"median of {settings.samples_per_vm} samples in each of {settings.vms} fresh VMs or "
-            f"more; interval over VMs; clock {run.clock}; counters per op"
-        )
+    fitting.say(
+        f"median of {settings.samples_per_vm} samples in each of {settings.vms} fresh VMs or "
+        f"more; interval over VMs; clock {run.clock}; counters per op",
+        out,
+        most,
     )
-    if run.clock == "insn":
-        out.print(Text(INSTRUCTIONS), soft_wrap=True)
-    for line in (*remarks(run), *_named(run), *levels.lines(run)):
-        out.print(plain(line), soft_wrap=True)
+    lines = [INSTRUCTIONS] if run.clock == "insn" else []
+    for line in (*lines, *remarks(run), *_named(run), *levels.lines(run)):
+        fitting.say(line, out, most)
