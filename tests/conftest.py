@@ -94,6 +94,12 @@ def stub() -> Callable[..., Blob]:
     return make
 
 
+@pytest.fixture(autouse=True)
+def _all_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tables have the columns they want, whatever the terminal that the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def kvmharness() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line as a user does, in a process of its own."""
@@ -104,7 +110,8 @@ def kvmharness() -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             check=False,
-            **{"timeout": 60, **options},
+            # Given, since readline, which pytest loads, sets COLUMNS behind os.environ.
+            **{"timeout": 60, "env": dict(os.environ), **options},
         )
 
     return call

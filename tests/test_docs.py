@@ -24,7 +24,7 @@ FOLDERS = "kvmharness|tests|bench|guests|scripts|docs"
 # A word in capitals stands for many, as in guests/MODE.S.
 PATH = re.compile(rf"(?<![\w/.~-])((?:{FOLDERS})/[\w./-]*\w)")
 # What a page says in place of an argument that the parser looks at, and one that will do.
-STANDS_FOR = {"FORMAT": "csv", "PCT": "5"}
+STANDS_FOR = {"FORMAT": "csv", "PCT": "5", "N": "5"}
 # Options of others that a page speaks of, and one of which it says why there is none.
 NOT_OURS = {"--force", "--first-parent"}
 

@@ -62,7 +62,8 @@ class Comparison:
 
     `compared` and `differing` are lines on the two sides, `left_out` names cases that one side
     has no figures of, with the reason; `boot_allowance` is for boots, 0 where each side has
-    several.  `cost_alone` names the sides whose deferred work was not counted, with the reason.
+    several.  `cost_alone` names the sides whose deferred work was not counted, with the reason;
+    a side has at least `fewest_runs`.
     """
 
     base: str
@@ -75,6 +76,7 @@ class Comparison:
     rows: Sequence[CaseComparison]
     left_out: Mapping[str, str]
     cost_alone: Mapping[str, str]
+    fewest_runs: int = 1
 
     @property
     def exit_code(self) -> int:
@@ -103,6 +105,23 @@ def side(name: str, runs: Sequence[Run]) -> Side:
             "boot: take the others away"
         )
     return Side(name, runs)
+
+
+def boots(runs: Sequence[Run]) -> int:
+    """Return how many boots runs are of; each is one of its own where nothing tells."""
+    # A lab boots anew for each run, and may give its kernels the same random numbers.
+    told = [run.host.boot_id if run.host.lab is None else None for run in runs]
+    return len({boot for boot in told if boot}) + told.count(None)
+
+
+def _boots_by_case(runs: Sequence[Run]) -> dict[str, int]:
+    """Return how many boots have samples of each case."""
+    measured: dict[str, list[Run]] = {}
+    for run in runs:
+        for result in run.cases:
+            if result.samples:
+                measured.setdefault(result.name, []).append(run)
+    return {case: boots(found) for case, found in measured.items()}
 
 
 def _boot_allowance(runs: Sequence[Run]) -> float:
@@ -153,7 +172,8 @@ class _Pair:
         self.old, self.young = _by_case(base.runs), _by_case(new.runs)
         self.clock = new.runs[0].clock
         self.threshold = CLOCKS[self.clock].threshold if threshold is None else threshold
-        self.boot_allowance = _boot_allowance([*base.runs, *new.runs])
+        self.boots = _boots_by_case(base.runs), _boots_by_case(new.runs)
+        self._of_one_boot = _boot_allowance([*base.runs, *new.runs])
         self.why_not = differences.why_not_comparable(base.runs, new.runs)
 
     def left_out(self) -> dict[str, str]:
@@ -221,6 +241,14 @@ class _Pair:
             )
         return sums[0], sums[1]
 
+    def boot_allowance(self, case: str | None = None) -> float:
+        """Return what is allowed for boots, 0 where each side has several; at a case, or at all."""
+        if case is None:
+            fewest = min(boots(side.runs) for side in (self.base, self.new))
+        else:
+            fewest = min(side.get(case, 0) for side in self.boots)
+        return 0.0 if fewest > 1 else self._of_one_boot
+
     def _disturbed(self, case: str) -> str | None:
         """Say which side was measured while others had the CPU most of the time."""
         for name, results in (
@@ -249,9 +277,8 @@ class _Pair:
             found = ratios.ratio(*self._blocks(case), cases)
         except ValueError as error:
             return CaseComparison(case, "not comparable", str(error))
-        several = all(sum(bool(r.samples) for r in results) > 1 for results in (old, young))
         accounts = causes.account(old), causes.account(young)
-        verdict: CaseVerdict = self._verdict(found, several, accounts)
+        verdict: CaseVerdict = self._verdict(found, self.boot_allowance(case), accounts)
         said = causes.change(*accounts)
         if self.clock == "insn" and verdict in INSTRUCTIONS:
             beyond = 0.0 if verdict == "same" else found.new - found.base
@@ -270,10 +297,10 @@ class _Pair:
         )
 
     def _verdict(
-        self, found: ratios.Ratio, several: bool, accounts: tuple[Account, Account]
+        self, found: ratios.Ratio, allowance: float, accounts: tuple[Account, Account]
     ) -> CaseVerdict:
         """Judge the cost, and the class where the cost shows no change."""
-        verdict = ratios.judge(found, self.threshold, 0.0 if several else self.boot_allowance)
+        verdict = ratios.judge(found, self.threshold, allowance)
         change = causes.class_change(*accounts)
         if change and (verdict == "same" or (verdict == "unclear" and change == "worse")):
             return change
@@ -295,10 +322,11 @@ def compare(base: Side, new: Side, threshold: float | None = None) -> Comparison
         new=new.name,
         clock=pair.clock,
         threshold=pair.threshold,
-        boot_allowance=0.0 if min(len(base.runs), len(new.runs)) > 1 else pair.boot_allowance,
+        boot_allowance=pair.boot_allowance(),
         compared=differences.compared(base.runs, new.runs),
         differing=differences.differing(base.runs, new.runs),
         rows=[refused.get(case) or pair.row(case, cases) for case in common],
         left_out=left_out,
         cost_alone=pair.cost_alone(),
+        fewest_runs=min(len(base.runs), len(new.runs)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,8 +89,23 @@ def exit_code(answers: set[Answer], bisect: bool) -> int:
     return errors.EXIT_BISECT_SKIP if bisect else errors.EXIT_UNCLEAR
 
 
+def _show(outcomes: Sequence[tuple[str, Answered]], several: bool) -> None:
+    """Print what came of every expectation, under the file's name where there are several."""
+    from kvmharness.commands import annotations
+    from kvmharness.render import tables
+
+    widest = max((len(name) for name, _ in outcomes), default=0)
+    out = tables.console()
+    for name, found in outcomes:
+        where = f"{name:{widest}}  " if several else ""
+        said = f"{found.case} {found.expected}: {found.seen}"
+        out.print(tables.plain(f"{found.answer:{WIDTH}}  {where}{said}"), soft_wrap=True)
+        if found.answer != "ok" and annotations.wanted():
+            annotations.annotate(found.answer == "unclear", f"check {name}", said)
+
+
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option(
     "--expect",
     "texts",
@@ -114,7 +129,7 @@ def exit_code(answers: set[Answer], bisect: bool) -> int:
 @options.boots
 @options.built
 def check(
-    file: Path,
+    file: tuple[Path, ...],
     texts: tuple[str, ...],
     bisect: bool,
     lab: bool,
@@ -124,11 +139,14 @@ def check(
     config: Path | None,
     reuse: bool,
 ) -> None:
-    """Say whether a result file is as expected, a line an expectation and case.
+    """Say whether each result file is as expected, a line an expectation and case.
 
-    With --lab, FILE is a kernel as `kvmharness lab` takes it, and every boot must be as expected.
+    FILE may be a folder, which stands for its *.json, in sub-folders too. With --lab it is a
+    kernel as `kvmharness lab` takes it, and every boot must be as expected.
 
     A cost is decided on its 95 % interval: all of it must lie within the bound.
+
+    Where GITHUB_ACTIONS is true, what is not as expected is annotated too.
 
     Exit codes: 0 all is as expected, 1 something is not, 3 unclear.
 
@@ -136,18 +154,23 @@ def check(
     """
     from kvmharness.analysis import expectations, load
     from kvmharness.kernel.build import Recipe
-    from kvmharness.render import tables
 
     recipe = Recipe(config, reuse=reuse)
 
     # What is wrong with the question, or with a file, no commit can mend.
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = expectations.parse_all(texts)
-        asked = _asked(recipe, variant, machine, boots, expected) if lab else None
-        runs = _booted(str(file), asked, bisect) if asked else [load.one(file).run]
-        outcomes = [outcome for e in expected for outcome in _worst(e, runs)]
-    out = tables.console()
-    for found in outcomes:
-        line = f"{found.answer:{WIDTH}}  {found.case} {found.expected}: {found.seen}"
-        out.print(tables.plain(line), soft_wrap=True)
-    sys.exit(exit_code({found.answer for found in outcomes}, bisect))
+        if lab:
+            asked = _asked(recipe, variant, machine, boots, expected)
+            named = {str(kernel): _booted(str(kernel), asked, bisect) for kernel in file}
+            checked = list(named.items())
+        else:
+            checked = [(found.name, [found.run]) for found in load.summarised(file)]
+        outcomes = [
+            (name, outcome)
+            for name, runs in checked
+            for e in expected
+            for outcome in _worst(e, runs)
+        ]
+    _show(outcomes, len(checked) > 1)
+    sys.exit(exit_code({found.answer for _, found in outcomes}, bisect))

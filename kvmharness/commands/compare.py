@@ -14,9 +14,9 @@ from kvmharness.commands import completion, options
 from kvmharness.commands.options import Number
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from kvmharness.analysis.compare import Side
+    from kvmharness.analysis.compare import Comparison, Side
     from kvmharness.kernel.build import Recipe
     from kvmharness.lab.boot import LabMachine
 
@@ -73,6 +73,15 @@ def _side(path: Path, name: str) -> Side:
     shell_complete=completion.cases,
     help="With --lab: where this case's difference lies, by kernel function (as `explain`).",
 )
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["table", "markdown", "json"]),
+    default="table",
+    show_default=True,
+    help="markdown: for a pull request; json: for a program.",
+)
+@click.option("--json", "form", flag_value="json", help="The same as --format json.")
 @options.built
 def compare(
     base: Path,
@@ -83,6 +92,7 @@ def compare(
     machine: str | None,
     boots: int | None,
     explain: str | None,
+    form: str,
     config: Path | None,
     reuse: bool,
 ) -> None:
@@ -95,22 +105,29 @@ def compare(
 
     Example: kvmharness compare 5.10.json 6.1.json
     """
+    from kvmharness.analysis import compare as comparing
     from kvmharness.kernel.build import Recipe
+    from kvmharness.render import compare_formats
 
     if explain and not lab:
         raise errors.UsageError("compare --explain: only a lab can be followed; add --lab")
+    if explain and form != "table":
+        raise errors.UsageError(f"compare --explain: prints tables; leave --format {form} out")
     paths = (base, *new)
     recipe = Recipe(config, reuse=reuse) if lab else None
     share = None if threshold is None else threshold / 100
-    codes: set[int] = set()
-    for number, (title, sides) in enumerate(_tables(paths, recipe, variant, machine, boots)):
-        if number:
-            click.echo()
-        if title:
-            click.echo(title)
-        codes |= _show(sides, share)
+    found: list[tuple[str | None, Comparison]] = []
+    for title, sides in _tables(paths, recipe, variant, machine, boots):
+        compared = [(title, comparing.compare(sides[0], side, share)) for side in sides[1:]]
+        if form == "table":  # as soon as it is there
+            _show(compared, first=not found)
+        found += compared
+    if form != "table":
+        write = compare_formats.as_json if form == "json" else compare_formats.as_markdown
+        click.echo(write(found).rstrip("\n"))
     if explain and recipe:
         _explain(paths, recipe, variant, explain)
+    codes = {comparison.exit_code for _, comparison in found}
     sys.exit(next(c for c in (errors.EXIT_REGRESSION, errors.EXIT_UNCLEAR, 0) if c in codes))
 
 
@@ -139,21 +156,18 @@ def _tables(
         return
     kinds = booting.kinds(machine)
     for kind in kinds:
-        title = f"{kind.name}, {kind.vendor}:" if len(kinds) > 1 else None
+        title = f"{kind.name}, {kind.vendor}" if len(kinds) > 1 else None
         yield title, _booted(paths, recipe, variant, kind, boots)
 
 
-def _show(sides: list[Side], share: float | None) -> set[int]:
-    """Print the first side against each other one; return the exit codes."""
-    from kvmharness.analysis import compare as comparing
+def _show(found: Sequence[tuple[str | None, Comparison]], *, first: bool) -> None:
+    """Print comparisons of one machine, under its name where there are several."""
     from kvmharness.render import compare_table, fitting, tables
 
     out = tables.console()
-    codes = set()
-    for number, side in enumerate(sides[1:]):
-        comparison = comparing.compare(sides[0], side, share)
-        if number:
+    for number, (title, comparison) in enumerate(found):
+        if number or not first:
             out.print()
+        if title and not number:
+            out.print(tables.plain(f"{title}:"))
         compare_table.show_comparison(comparison, out, fitting.room())
-        codes.add(comparison.exit_code)
-    return codes

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from kvmharness import errors
 from kvmharness.commands import completion
 from kvmharness.commands.options import Number, Pin, Priority
+
+if TYPE_CHECKING:
+    from kvmharness.model.cases import Case
+    from kvmharness.model.run import Settings
 
 
 @click.command()
@@ -24,6 +31,11 @@ from kvmharness.commands.options import Number, Pin, Priority
     "scaling, wx or a TOML file.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 1000),
+    help="Measure all so many times, a file each in the folder -o: run-1.json and so on.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result file, not the table.")
 @click.option("--list", "only_list", is_flag=True, help="List the cases and measure nothing.")
 @click.option("--quick", is_flag=True, help="5 VMs, 30 samples: a first look.")
@@ -56,6 +68,7 @@ def run(
     pattern: tuple[str, ...],
     suite_name: str | None,
     output: Path | None,
+    runs: int | None,
     as_json: bool,
     only_list: bool,
     quick: bool,
@@ -75,13 +88,10 @@ def run(
 
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
-    from kvmharness import files
-    from kvmharness.analysis import exit_codes
-    from kvmharness.commands import measuring, options
+    from kvmharness.commands import measuring
     from kvmharness.measure.settings import QUICK, Wanted, settle
-    from kvmharness.model import cases, runfile, suites
+    from kvmharness.model import cases, suites
     from kvmharness.model.clocks import Defaults
-    from kvmharness.render import curves
 
     suite = suites.load(suite_name) if suite_name is not None else None
     chosen = suite.within(pattern) if suite else cases.select(pattern)
@@ -94,11 +104,70 @@ def run(
         vms, samples, iterations, pin, precision, timeout, measuring.allowed_priority(priority)
     )
     settings = settle(wanted, QUICK if quick else defaults)
+    asked = Asked(
+        chosen,
+        settings,
+        # A number of VMs that somebody chose is kept to; the usual one is a beginning.
+        extend=vms is None and not quick and defaults.vms is None,
+        suite=suite_name,
+        apart=pin is None,
+        as_json=as_json,
+    )
+    if runs is None:
+        sys.exit(_measure(asked, output))
+    sys.exit(_several(asked, runs, output))
+
+
+class Asked(NamedTuple):
+    """What every run measures, and how; what to print of it."""
+
+    chosen: Sequence[Case]
+    settings: Settings
+    extend: bool
+    suite: str | None
+    apart: bool
+    as_json: bool
+
+
+def _several(asked: Asked, runs: int, folder: Path | None) -> int:
+    """Measure several times, a file each, beside those that the folder holds; return the code."""
+    from kvmharness.analysis import exit_codes
+
+    if folder is None or asked.as_json:
+        raise errors.UsageError(
+            "run --runs: writes a file a run; leave --json out, and name their folder: -o FOLDER"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.UsageError(f"make {folder}: {error.strerror}; name another folder") from None
+    free = (f for n in itertools.count(1) if not (f := folder / f"run-{n}.json").exists())
+    codes: list[int] = []
+    for number in range(1, runs + 1):
+        path = next(free)
+        click.echo(f"{chr(10) if codes else ''}run {number} of {runs}, {path}:")
+        codes.append(_measure(asked, path))
+        if codes[-1] == errors.EXIT_INTERRUPTED:
+            return errors.EXIT_INTERRUPTED
+    return exit_codes.worst(codes)
+
+
+def _measure(asked: Asked, output: Path | None) -> int:
+    """Measure once, write and show it; return the exit code."""
+    from kvmharness import files
+    from kvmharness.analysis import exit_codes
+    from kvmharness.commands import measuring, options
+    from kvmharness.model import runfile
+    from kvmharness.render import curves
+
     target = files.Output(output) if output else None
-    # A number of VMs that somebody chose is kept to; the usual one is a beginning.
-    extend = vms is None and not quick and defaults.vms is None
     record, ended = measuring.measure(
-        chosen, settings, target, extend=extend, suite=suite_name, apart=pin is None
+        asked.chosen,
+        asked.settings,
+        target,
+        extend=asked.extend,
+        suite=asked.suite,
+        apart=asked.apart,
     )
     unwritten = None
     if target:
@@ -107,7 +176,7 @@ def run(
         except errors.UsageError as error:  # a full disk: the figures still go to stdout
             unwritten = error
     try:
-        if as_json:
+        if asked.as_json:
             click.echo(runfile.encode(record), nl=False)
         else:
             curves.print_run(record)
@@ -125,4 +194,4 @@ def run(
         raise unwritten
     if isinstance(ended, Exception):
         raise ended
-    sys.exit(errors.EXIT_INTERRUPTED if ended else exit_codes.of_run(record))
+    return errors.EXIT_INTERRUPTED if ended else exit_codes.of_run(record)

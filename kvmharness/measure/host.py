@@ -173,6 +173,7 @@ def record(system: System, found: Roles | None = None, pinned: int | None = None
         cpu=cpu(pinned),
         clocksource=clocksource(),
         tsc_unstable=tsc_unstable(),
+        boot_id=read_text(PROC / "sys/kernel/random/boot_id"),
         tsc_khz=tsc_khz,
         memory_bytes=_memory_bytes(),
         nested=signature is not None,

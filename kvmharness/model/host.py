@@ -136,5 +136,7 @@ class Host(msgspec.Struct):
     hypervisor: str | None
     # Why the kernel or the CPU does not let the TSC stand for time, null where they do.
     tsc_unstable: str | None = None
+    # The kernel's own id of this boot, which tells runs of one boot from those of several.
+    boot_id: str | None = None
     # Null where no lab was booted: the kernel that was running measured itself.
     lab: Lab | None = None

@@ -58,6 +58,12 @@ def _first_changed(comparison: Comparison) -> CaseComparison | None:
     return min(changed, key=place, default=None)
 
 
+def differing(comparison: Comparison) -> list[str]:
+    """Return what is compared, then a line for everything else that differs."""
+    compared = "; ".join(comparison.compared) or "one kernel with itself"
+    return [f"compared: {compared}", *(f"also differs: {line}" for line in comparison.differing)]
+
+
 def _of_row(comparison: Comparison, row: CaseComparison) -> str:
     """Say what has changed at one case, and why."""
     assert row.found
@@ -86,7 +92,8 @@ def _also(comparison: Comparison, row: CaseComparison) -> str:
     )
 
 
-def _climb(row: CaseComparison) -> str:
+def climb_said(row: CaseComparison) -> str:
+    """Say that a case's samples climb, to stand behind what KVM did; empty where they do not."""
     if row.climb is None:
         return ""
     return f"; its samples climb within a VM, {figure(row.climb.first)} → {figure(row.climb.last)}"
@@ -105,7 +112,7 @@ def sentence(comparison: Comparison) -> str:
     if row:
         if unweighed:
             rest = f"; {unweighed} of {len(comparison.rows)} cases not weighed{rest}"
-        return f"{_of_row(comparison, row)}{_climb(row)}{_also(comparison, row)}{rest}"
+        return f"{_of_row(comparison, row)}{climb_said(row)}{_also(comparison, row)}{rest}"
     if unweighed:
         row = next(row for row in comparison.rows if row.verdict == "unweighed")
         return f"{new} at {row.case}: {row.said}, which instructions do not weigh{rest}"
@@ -159,7 +166,13 @@ def _columns(comparison: Comparison) -> list[Column]:
     ]
 
 
-def _remarks(comparison: Comparison) -> list[str]:
+def _of_one_boot(comparison: Comparison) -> str:
+    if comparison.fewest_runs > 1:
+        return "runs of one boot on a side: the intervals hold the spread between them"
+    return "one run on a side: the intervals hold the spread between VMs"
+
+
+def remarks(comparison: Comparison) -> list[str]:
     """Return what to know of the table."""
     left_out = [(reason, case) for case, reason in comparison.left_out.items()]
     remarks = [_summary(comparison), *by_reason("left out", left_out)]
@@ -167,9 +180,9 @@ def _remarks(comparison: Comparison) -> list[str]:
     remarks += [f"{line}; verdicts are on the cost alone" for line in by_reason(UNSEEN, unseen)]
     if comparison.boot_allowance and any(row.found for row in comparison.rows):
         remarks.append(
-            "one run on a side: the intervals hold the spread between VMs, not between boots, for "
-            f"which {_percent(comparison.boot_allowance)} is allowed; folders of several runs "
-            "would show it"
+            f"{_of_one_boot(comparison)}, not between boots, for which "
+            f"{_percent(comparison.boot_allowance)} is allowed; folders of several runs"
+            f"{' from several boots' if comparison.fewest_runs > 1 else ''} would show it"
         )
     if any(row.verdict == "unclear" for row in comparison.rows):
         more = "VMs (--vms)" if comparison.boot_allowance else "runs, five or more a side"
@@ -192,13 +205,10 @@ def show_comparison(comparison: Comparison, out: Console, most: int | None = Non
 
     `most` is how many columns there is room for, None: for all.
     """
-    lines = [sentence(comparison)]
-    lines.append(f"compared: {'; '.join(comparison.compared) or 'one kernel with itself'}")
-    lines += [f"also differs: {line}" for line in comparison.differing]
-    for line in lines:
+    for line in (sentence(comparison), *differing(comparison)):
         fitting.say(line, out, most)
     columns = _columns(comparison)
-    said = [row.said + _climb(row) for row in comparison.rows]
+    said = [row.said + climb_said(row) for row in comparison.rows]
     what = Column("what KVM did", [plain(text) for text in said], right=False, wraps=True)
     below = most is not None and fitting.width([*columns, what]) > most
     if comparison.rows:
@@ -206,5 +216,5 @@ def show_comparison(comparison: Comparison, out: Console, most: int | None = Non
     if below:
         for row, text in zip(comparison.rows, said, strict=True):
             fitting.say(f"{row.case}: {text}", out, most)
-    for line in _remarks(comparison):
+    for line in remarks(comparison):
         fitting.say(line, out, most)

@@ -235,6 +235,23 @@ def test_what_one_boot_cannot_tell_three_can() -> None:
     assert set(verdicts(several).values()) == {"slower"}
 
 
+def test_runs_of_one_boot_say_nothing_of_boots() -> None:
+    def runs(factor: float, boots: str) -> list[Run]:
+        found = [scaled(SHADOW_6_12, factor * run) for run in (1.0, 1.0001, 1.0002)]
+        for run, boot in zip(found, boots, strict=True):
+            run.clock, run.host.lab, run.host.boot_id = "tsc", None, boot
+        return found
+
+    # 0.25 % lies within what is allowed for boots by this clock.
+    one = of(runs(1.0, "aaa"), runs(1.0025, "bbb"), threshold=0.001)
+    assert "slower" not in verdicts(one).values()
+    assert one.boot_allowance
+    assert "runs of one boot on a side" in rendered(one)
+    several = of(runs(1.0, "aab"), runs(1.0025, "ccd"), threshold=0.001)
+    assert set(verdicts(several).values()) == {"slower"}
+    assert not several.boot_allowance
+
+
 def clock(run: Run) -> None:
     run.clock = "insn"
     for case in run.cases:
