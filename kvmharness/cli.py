@@ -28,6 +28,7 @@ from kvmharness.commands import (
     run,
     show,
     streams,
+    tune,
 )
 from kvmharness.text import printable
 
@@ -134,5 +135,6 @@ for _command in (
     progress.progress,
     explain.explain,
     doctor.doctor,
+    tune.tune,
 ):
     main.add_command(_command)

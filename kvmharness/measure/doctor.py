@@ -60,8 +60,16 @@ def _governor(cpu: int) -> Check:
         "frequency governor",
         False,
         f"{governor} on CPU {cpu}, which `run` takes: figures follow the frequency",
-        f"cpupower -c {cpu} frequency-set -g performance",
+        f"kvmharness tune  # or cpupower -c {cpu} frequency-set -g performance",
     )
+
+
+def _turbo(record: Host) -> Check:
+    turbo = record.cpu.turbo
+    if not turbo:
+        return Check("turbo", True, "none seen" if turbo is None else "off")
+    seen = "on: the frequency depends on heat and on what the other CPUs do"
+    return Check("turbo", False, seen, "kvmharness tune")
 
 
 def _questions(found: Roles | Kvm) -> dict[str, Finding]:
@@ -132,5 +140,6 @@ def examine(device: str = "/dev/kvm") -> Iterator[Check]:
         yield _clock()
         yield _frequency(record)
         yield _governor(max(os.sched_getaffinity(0)))
+        yield _turbo(record)
         seen = f"under {record.hypervisor}: runs are labelled nested" if record.nested else "no"
         yield Check("nested", True, seen)
