@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Load kvm.ko and the vendor's module from this folder in place of the kernel's own.",
 )
+@click.option("--shell", is_flag=True, help="Measure nothing: give a shell in the booted kernel.")
 @built
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
 @click.option(
@@ -100,6 +101,7 @@ def lab(
     output: Path | None,
     machine: str | None,
     kvm_modules: Path | None,
+    shell: bool,
     config: Path | None,
     reuse: bool,
     jobs: int | None,
@@ -126,6 +128,13 @@ def lab(
     from kvmharness.model import cases, suites
 
     kinds = booting.kinds(machine)
+    wanted = [known.parse(text) for text in variants or ("default",)]
+    recipe = Recipe(config, reuse=reuse)
+    if shell:
+        if any((patterns, suite_name, output, nested, jobs, vms, samples, iterations)):
+            raise errors.UsageError("lab --shell: measures nothing; leave the other options out")
+        _look(planning.targets(kernels(kernel, recipe), wanted, kinds, boots), kvm_modules)
+        return
     if not patterns:
         suite_name = suite_name or "quick"
     chosen = suites.load(suite_name).within(patterns) if suite_name else cases.select(patterns)
@@ -133,8 +142,6 @@ def lab(
         kind.clock: for_lab(kind.clock, vms, samples, iterations, precision, timeout)
         for kind in kinds
     }
-    wanted = [known.parse(text) for text in variants or ("default",)]
-    recipe = Recipe(config, reuse=reuse)
     if nested_variants and nested is None:
         raise errors.UsageError("--nested-variant: name the kernel too; add --nested KERNEL")
     inner: list[planning.Inner | None] = [None]
@@ -149,6 +156,15 @@ def lab(
     plan = planning.LabPlan(chosen, chosen_settings, suite_name, kvm_modules, output)
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
+
+
+def _look(targets: list[Target], kvm_modules: Path | None) -> None:
+    """Give a shell in the one target there is."""
+    from kvmharness.lab import shell
+
+    if len(targets) > 1:
+        raise errors.UsageError("lab --shell: takes one kernel, variant and machine")
+    shell.look(targets[0], kvm_modules)
 
 
 def _measure(targets: list[Target], plan: LabPlan, jobs: int) -> int:

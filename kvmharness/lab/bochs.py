@@ -99,6 +99,10 @@ class Bochs:
         (folder / SETUP).write_text(self._setup(boot.machine.cpu, BEGIN + boot.number - 1))
         return ["env", "-C", str(folder), BINARY, "-q", "-f", SETUP, "-rc", ORDERS]
 
+    def interactive(self, boot: Boot) -> list[str]:
+        """Raise UsageError: Bochs' serial port takes no terminal that it shares with its screen."""
+        raise UsageError(f"--shell: not in --machine {boot.machine.name}; use --machine tcg-svm")
+
     def _setup(self, cpu: str, begin: int) -> str:
         """Return Bochs' configuration: one CPU, a disk, two serial ports, a screen of text."""
         return f"""\

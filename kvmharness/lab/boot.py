@@ -51,6 +51,12 @@ class Emulator(Protocol):
         The ports' bytes go, as they come, to CONSOLE and RESULTS there.  Raises OSError.
         """
 
+    def interactive(self, boot: Boot) -> list[str]:
+        """Do the same with the first port on the terminal that we run on.
+
+        Raises OSError, UsageError where it cannot.
+        """
+
     def ended(self, status: int, said: str) -> str | None:
         """Tell why the emulator itself failed, None where the machine went off or reset.
 

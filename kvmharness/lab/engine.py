@@ -50,7 +50,7 @@ def said_last(folder: Path, log: str = CONSOLE) -> str:
     return "\n".join(shown)
 
 
-def _dies_with_us(command: list[str]) -> list[str]:
+def dies_with_us(command: list[str]) -> list[str]:
     """Return a command that runs another, killed as soon as this process is gone."""
     # The parent may end before the child has asked to die with it: the child looks who it is.
     check = 'test "$PPID" = "$0" && exec "$@"'
@@ -175,7 +175,7 @@ class Runner:
             if self._stopped:
                 raise LabLost(f"{boot.kernel.named}: interrupted before it was booted")
             process = subprocess.Popen(
-                _dies_with_us(command),
+                dies_with_us(command),
                 stdin=stdin,
                 stdout=stdout,
                 stderr=said,

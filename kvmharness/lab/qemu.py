@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,10 @@ def _version() -> str:
 
 @dataclass(frozen=True)
 class Qemu:
-    """QEMU with the options that choose its accelerator and clock, and what every CPU gets."""
+    """QEMU with the options that choose its accelerator and clock, and what every CPU gets.
+
+    `watched` are those for a machine that somebody looks at, where they are others.
+    """
 
     accelerator: tuple[str, ...]
     slowest: float
@@ -44,6 +48,7 @@ class Qemu:
     options: tuple[str, ...] = ()
     terminal: bool = False
     counts_opcodes: bool = False
+    watched: tuple[str, ...] = ()
 
     def missing(self) -> list[str]:
         """Return the Debian packages that it needs and that are not here."""
@@ -59,17 +64,34 @@ class Qemu:
         Raises OSError.
         """
         return [
+            *self._machine(boot, self.accelerator),
+            *_port("console", boot.folder / CONSOLE),
+            *_port("results", boot.folder / RESULTS),
+            *(opcodes.options(boot.folder, boot.samples) if self.counts_opcodes else ()),
+        ]
+
+    def interactive(self, boot: Boot) -> list[str]:
+        """Return the command that has the first serial port on our terminal; Ctrl-A X ends it.
+
+        Raises OSError.
+        """
+        console = "stdio,id=console,mux=on,signal=off"
+        return [
+            *self._machine(boot, self.watched or self.accelerator),
+            *("-chardev", console, "-serial", "chardev:console"),
+            *("-chardev", "null,id=results", "-serial", "chardev:results"),
+        ]
+
+    def _machine(self, boot: Boot, accelerator: Sequence[str]) -> list[str]:
+        return [
             BINARY,
             *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
             *("-M", "pc,hpet=off,usb=off", "-m", str(self.memory_mib), "-smp", "1"),
             # What the kernel makes its random numbers of: where its allocators put things.
             *("-seed", str(boot.number)),
-            *("-cpu", ",".join(filter(None, [boot.machine.cpu, self.cpu])), *self.accelerator),
+            *("-cpu", ",".join(filter(None, [boot.machine.cpu, self.cpu])), *accelerator),
             *("-kernel", str(resolve.bootable(boot.kernel))),
             *("-initrd", str(boot.joined()), "-append", boot.command_line()),
-            *_port("console", boot.folder / CONSOLE),
-            *_port("results", boot.folder / RESULTS),
-            *(opcodes.options(boot.folder, boot.samples) if self.counts_opcodes else ()),
         ]
 
     def ended(self, status: int, said: str) -> str | None:
@@ -99,5 +121,7 @@ TCG = Qemu(
     slowest=20.0,
     cpu=FORCED,
     counts_opcodes=True,
+    # Whoever types lives by the clock on the wall.
+    watched=("-accel", "tcg"),
 )
 KVM = Qemu(("-accel", "kvm"), slowest=4.0)

@@ -45,6 +45,9 @@ class Script:
     def command(self, boot: Boot) -> list[str]:
         return ["sh", "-c", f"cd {shlex.quote(str(boot.folder))}\n{self.text}"]
 
+    def interactive(self, boot: Boot) -> list[str]:
+        return self.command(boot)
+
     def ended(self, status: int, said: str) -> str | None:
         return f"sh ended with status {status}: {said.strip()}" if status else None
 
