@@ -89,9 +89,9 @@ def run(
     Example: kvmharness run 'long64/*' '*/cr0_wp@irqchip=0' -o here.json
     """
     from kvmharness.commands import measuring
-    from kvmharness.measure.settings import QUICK, Wanted, settle
+    from kvmharness.measure.settings import Wanted, settle
     from kvmharness.model import cases, suites
-    from kvmharness.model.clocks import Defaults
+    from kvmharness.model.clocks import QUICK, Defaults
 
     suite = suites.load(suite_name) if suite_name is not None else None
     chosen = suite.within(pattern) if suite else cases.select(pattern)

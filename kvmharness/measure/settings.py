@@ -10,13 +10,16 @@ import msgspec
 
 from kvmharness.errors import UsageError
 from kvmharness.guest.vm import MAX_SAMPLES
-from kvmharness.model.clocks import CLOCKS, LAB_PRECISION, LAB_TIMEOUT_S, Clock, Defaults
+from kvmharness.model.clocks import (
+    CLOCKS,
+    LAB_PRECISION,
+    LAB_TIMEOUT_S,
+    USUAL,
+    Clock,
+    Defaults,
+)
 from kvmharness.model.run import Settings
 
-# Samples that mostly fit between two ticks of the kernel's timer, of 1 ms or 4 ms.
-USUAL = Defaults(vms=10, samples=100, target_ms=0.7)
-# A first look.
-QUICK = Defaults(vms=5, samples=30, target_ms=0.7)
 # The value of `cpu` that leaves the thread alone.
 ANY_CPU = -1
 

@@ -26,6 +26,12 @@ class Defaults:
     samples_per_doorbell: int | None = None
 
 
+# Samples that mostly fit between two ticks of the kernel's timer, of 1 ms or 4 ms.
+USUAL = Defaults(vms=10, samples=100, target_ms=0.7)
+# A first look.
+QUICK = Defaults(vms=5, samples=30, target_ms=0.7)
+
+
 @dataclass(frozen=True)
 class ClockKind:
     """A clock: the unit of a cost, and what a comparison of costs by it allows for.

@@ -138,8 +138,9 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def _columns(comparison: Comparison) -> list[Column]:
-    """Return the table of a comparison, but for what KVM did."""
+def _columns(comparison: Comparison, stacked: bool) -> list[Column]:
+    """Return the table of a comparison, but for what KVM did; `stacked`: with narrow titles."""
+    between = "\n" if stacked else " "
     unit, rows = UNITS[comparison.clock], comparison.rows
     costs = {
         "BASE": [plain(figure(row.found.base) if row.found else "-") for row in rows],
@@ -148,10 +149,7 @@ def _columns(comparison: Comparison) -> list[Column]:
     alone = [plain(_ratio(row.found.ratio) if row.found else "-") for row in rows]
     return [
         Column("case", [plain(row.case) for row in rows], right=False),
-        *(
-            Column(f"{side} {unit}/op", cells, goes=2, brief=Column(f"{side}\n{unit}/op", cells))
-            for side, cells in costs.items()
-        ),
+        *(Column(f"{side}{between}{unit}/op", cells) for side, cells in costs.items()),
         Column(
             "ratio [95 % interval]",
             [plain(with_interval(row.found)) for row in rows],
@@ -200,19 +198,24 @@ def remarks(comparison: Comparison) -> list[str]:
     return remarks
 
 
-def show_comparison(comparison: Comparison, out: Console, most: int | None = None) -> None:
+def show_comparison(
+    comparison: Comparison, out: Console, most: int | None = None, *, hint: bool = True
+) -> None:
     """Print a comparison: the sentence, what differs, the table, what to know of it.
 
-    `most` is how many columns there is room for, None: for all.
+    `most` is how many columns there is room for, None: for all; `hint` says how to see what was
+    left out.
     """
     for line in (sentence(comparison), *differing(comparison)):
         fitting.say(line, out, most)
-    columns = _columns(comparison)
+    columns = _columns(comparison, stacked=False)
     said = [row.said + climb_said(row) for row in comparison.rows]
     what = Column("what KVM did", [plain(text) for text in said], right=False, wraps=True)
     below = most is not None and fitting.width([*columns, what]) > most
+    if below:
+        columns = _columns(comparison, stacked=most is not None and fitting.width(columns) > most)
     if comparison.rows:
-        fitting.show(columns if below else [*columns, what], out, most)
+        fitting.show(columns if below else [*columns, what], out, most, hint=hint)
     if below:
         for row, text in zip(comparison.rows, said, strict=True):
             fitting.say(f"{row.case}: {text}", out, most)

@@ -77,8 +77,10 @@ def fit(columns: Sequence[Column], most: int | None) -> tuple[list[Column], list
     return shown, left_out
 
 
-def show(columns: Sequence[Column], out: Console, most: int | None) -> None:
+def show(columns: Sequence[Column], out: Console, most: int | None, *, hint: bool = True) -> None:
     """Print a table in at most so many columns, and what was left out of it for that.
+
+    `hint` says too how to see it.
 
     The first column, the names of the rows, is folded where nothing else can give way.
     """
@@ -99,23 +101,22 @@ def show(columns: Sequence[Column], out: Console, most: int | None) -> None:
         table.add_row(*cells)
     out.print(table)
     if left_out:
+        how = f"; with COLUMNS={width(columns)} before the command all is shown"
         say(
-            f"left out to fit {most} columns: {', '.join(left_out)}; "
-            f"with COLUMNS={width(columns)} before the command all is shown",
-            out,
-            most,
+            f"left out to fit {most} columns: {', '.join(left_out)}{how if hint else ''}", out, most
         )
 
 
-def say(line: str, out: Console, most: int | None) -> None:
+def say(line: str, out: Console, most: int | None, indent: str = "") -> None:
     """Print a line, broken between words where it would be broken anywhere else."""
     line = printable(line)
-    lines = [line]
+    lines = [f"{indent}{line}"]
     if most is not None:
         lines = textwrap.wrap(
             line,
             most,
-            subsequent_indent="  ",
+            initial_indent=indent,
+            subsequent_indent=f"{indent}  ",
             break_long_words=False,
             break_on_hyphens=False,
         )

@@ -257,7 +257,7 @@ def _counts(run: Run, shown: Sequence[CaseResult]) -> list[Column]:
     ]
 
 
-def _columns(run: Run) -> list[Column]:
+def columns(run: Run) -> list[Column]:
     """Return the table of a run."""
     shown = [case for case in run.cases if case.skipped is None]
     unit = f"{UNITS[run.clock]}/op"
@@ -295,7 +295,7 @@ def show_run(run: Run, out: Console, most: int | None = None) -> None:
             out.print(plain(line))
         else:
             fitting.say(line, out, most)
-    fitting.show(_columns(run), out, most)
+    fitting.show(columns(run), out, most)
     settings = run.settings
     fitting.say(
         f"median of {settings.samples_per_vm} samples in each of {settings.vms} fresh VMs or "
