@@ -137,6 +137,17 @@ def test_every_way_to_end_is_said() -> None:
         assert said in text
 
 
+def test_the_ratios_come_first_and_what_was_not_measured_last() -> None:
+    text = render(made_up_ends(), made_up_ends())
+    sections = re.findall(r'<section id="(\w+)"', text)
+    assert sections == ["B", "runs", "cases", "remarks", "hosts"]
+    assert text.index("<svg ") > text.index('<section id="B"')
+    cases = text[text.index('<section id="cases"') :]
+    drawn = [("<svg " in part) for part in cases.split("<h3 ")[1:]]
+    assert drawn == sorted(drawn, reverse=True)
+    assert set(drawn) == {True, False}
+
+
 def test_noise_is_said() -> None:
     run = made_up_run()
     case = run.cases[1]

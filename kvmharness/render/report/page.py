@@ -199,6 +199,7 @@ def render(files: Sequence[RunFile], explanations: Sequence[File] = ()) -> str:
         for number, (letter, file) in enumerate(zip(ascii_uppercase, files, strict=False))
     ]
     names = dict.fromkeys(case.name for entry in entries for case in entry.run.cases)
+    cases = [_case(entries, name, number) for number, name in enumerate(names)]
     clock = files[0].run.clock
     environment = Environment(
         loader=PackageLoader("kvmharness.render.report", "."),
@@ -216,7 +217,8 @@ def render(files: Sequence[RunFile], explanations: Sequence[File] = ()) -> str:
         comparisons=[_comparison(entries[0], entry) for entry in entries[1:]],
         explained=explained.sections(explanations),
         sweeps=_sweeps(entries),
-        cases=[_case(entries, name, number) for number, name in enumerate(names)],
+        # What was measured nowhere is what nobody came for.
+        cases=sorted(cases, key=lambda case: case.figure is None),
         hosts=hosts.rows([entry.run for entry in entries]),
         tables=tables,
     )
