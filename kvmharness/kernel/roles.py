@@ -17,14 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvmharness.kernel.btf import Btf, BtfError, has_string, is_split
-from kvmharness.kernel.versions import (
-    LAYOUT_SINCE,
-    Version,
-    cure_of_version,
-    layout_of_version,
-    version_of,
-)
+from kvmharness.kernel.versions import LAYOUT_SINCE, cure_of_version, layout_of_version
 from kvmharness.model.host import Evidence, Finding, Roles
+from kvmharness.model.version import Version, version_of
 
 if TYPE_CHECKING:
     from kvmharness.kernel.image import KernelFile

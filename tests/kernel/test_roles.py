@@ -10,7 +10,7 @@ import pytest
 from kvmharness.kernel import roles, versions
 from kvmharness.kernel.image import KernelFile
 from kvmharness.kernel.roles import CURE, SIBLINGS, Facts
-from kvmharness.kernel.versions import Version
+from kvmharness.model.version import Version
 from tests.kernel.test_btf import Writer, role_btf
 
 V5_10 = Version(5, 10, 218, "5.10.218")
@@ -22,30 +22,6 @@ CURED = SIBLINGS | {CURE}
 
 def names(*members: str) -> frozenset[str]:
     return frozenset(members)
-
-
-@pytest.mark.parametrize(
-    ("release", "build", "major", "minor", "patch"),
-    [
-        ("6.1.0-56-amd64", "#1 SMP PREEMPT_DYNAMIC Debian 6.1.192-2 (2026-11-16)", 6, 1, 192),
-        ("6.1.0-56-amd64", None, 6, 1, None),
-        ("5.15.0-91-generic", "#101-Ubuntu Ubuntu 5.15.0-91.101-generic 5.15.131", 5, 15, 131),
-        ("6.12.43+deb12-amd64", "Debian 6.12.43-1~bpo12+1", 6, 12, 43),
-        ("6.2.16-3-pve", None, 6, 2, 16),
-        ("6.4.0-rc1", "", 6, 4, 0),
-        ("7.3-rc2", "", 7, 3, 0),
-        ("6.8.1", "Debian 6.1.20-1", 6, 8, 1),
-    ],
-)
-def test_version(release: str, build: str | None, major: int, minor: int, patch: int) -> None:
-    version = versions.version_of(release, build)
-    assert version is not None
-    assert version[:3] == (major, minor, patch)
-
-
-@pytest.mark.parametrize("release", [None, "", "linux", "5.14.0-427.13.1.el9_4.x86_64"])
-def test_version_that_says_nothing(release: str | None) -> None:
-    assert versions.version_of(release, "Debian 6.1.20-1") is None
 
 
 @pytest.mark.parametrize(
