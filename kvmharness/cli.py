@@ -28,6 +28,7 @@ from kvmharness.commands import (
     run,
     show,
     streams,
+    timeline,
     tune,
 )
 from kvmharness.text import printable
@@ -129,6 +130,7 @@ for _command in (
     check.check,
     bisect.bisect,
     bisect.step,
+    timeline.timeline,
     report.report,
     export.export,
     perf.perf,

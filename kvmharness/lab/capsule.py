@@ -299,6 +299,11 @@ def perf() -> Part | None:
     return part("perf", [binary], lambda: [*items, *libraries([binary])])
 
 
+def own(*, with_perf: bool) -> list[Part]:
+    """Return the parts that are made here, with perf's where that is asked and to be had."""
+    return [part for part in (base(), perf() if with_perf else None) if part]
+
+
 def digest(parts: Sequence[Part]) -> str:
     """Return the sha256 that names what measures: of the parts' own, in their order."""
     return hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()

@@ -128,7 +128,7 @@ def _one(
 ) -> Result:
     """Boot one target and return what became of it.  Raises LabLost."""
     _refuse(target)
-    parts = [part for part in (capsule.base(), capsule.perf() if plan.perf else None) if part]
+    parts = plan.capsule or capsule.own(with_perf=plan.perf)
     inner_hashes: dict[str, str] = {}
     if target.inner:
         files, hashes, inner_hashes = packing.double(target, plan, parts, folder)
@@ -204,12 +204,17 @@ def _rescue(target: Target, plan: LabPlan, folder: Path) -> Path | None:
 
 
 def measure(
-    targets: Sequence[Target], plan: LabPlan, jobs: int, progress: OnProgress
+    targets: Sequence[Target],
+    plan: LabPlan,
+    jobs: int,
+    progress: OnProgress,
+    runner: Runner | None = None,
 ) -> Iterator[Result]:
     """Measure every target, `jobs` at a time; yield each result as it comes.
 
-    One that is lost does not keep the others from being measured.  Raises UsageError, before
-    any is booted, for a kernel whose files are not whole, and for KVM's modules that are not.
+    One that is lost does not keep the others from being measured.  Whoever gives a `runner` may
+    stop it from another thread.  Raises UsageError, before any is booted, for a kernel whose files
+    are not whole, and for KVM's modules that are not.
     """
     for target in targets:
         if plan.kvm_modules:
@@ -219,7 +224,7 @@ def measure(
         for kernel in {target.kernel, measured}:
             resolve.bootable(kernel)
             packing.roles_of(kernel, plan.kvm_modules if kernel is measured else None)
-    runner = Runner()
+    runner = runner or Runner()
 
     def one(target: Target) -> Result:
         result = Result(target)

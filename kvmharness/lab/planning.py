@@ -13,6 +13,7 @@ from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Variant
 from kvmharness.lab import trace
 from kvmharness.lab.boot import LabMachine
+from kvmharness.lab.capsule import Part
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
 from kvmharness.model.run import Run, Settings
@@ -26,7 +27,8 @@ class LabPlan:
 
     `settings` are those of each clock that a target's machine has.  `traces` is where what
     tracing machines recorded is kept; `count` asks for the counting passes, which without `perf`
-    count by KVM's own statistics and exits by reason only.
+    count by KVM's own statistics and exits by reason only.  `capsule` is what measures inside,
+    None: what is made here.
     """
 
     cases: Sequence[Case]
@@ -37,6 +39,7 @@ class LabPlan:
     traces: Path | None = None
     count: bool = True
     perf: bool = True
+    capsule: Sequence[Part] | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from kvmharness.model.clocks import Defaults
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
 
-NAMES = ["controls", "full", "progress", "quick", "roles", "scaling", "wx"]
+NAMES = ["controls", "full", "progress", "quick", "roles", "scaling", "timeline", "wx"]
 
 OWN = """\
 about = "mine"
@@ -265,7 +265,7 @@ def test_patterns_pick_within_the_suite(kvmharness: Call) -> None:
     [
         (
             ("--suite", "nosuch"),
-            "built-in suite: controls, full, progress, quick, roles, scaling, wx",
+            "built-in suite: controls, full, progress, quick, roles, scaling, timeline, wx",
         ),
         (("--suite", "quick", "pae32/*"), "matches nothing in suite quick"),
     ],

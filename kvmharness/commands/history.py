@@ -1,0 +1,159 @@
+"""What `timeline` measures: which kernels, in which ways, and what to tell of each job."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kvmharness import errors
+from kvmharness.analysis import exit_codes
+from kvmharness.commands import booting, options
+from kvmharness.kernel import history, variants
+from kvmharness.lab import campaign, capsule, pool
+from kvmharness.lab.ledger import Ledger
+from kvmharness.lab.planning import LabPlan, Target
+from kvmharness.measure.settings import for_lab
+from kvmharness.model import cases, suites
+from kvmharness.text import printable
+
+if TYPE_CHECKING:
+    from kvmharness.kernel.build import Recipe
+    from kvmharness.kernel.resolve import Kernel
+    from kvmharness.lab.boot import LabMachine
+    from kvmharness.lab.campaign import Ended
+    from kvmharness.lab.pool import Order, Pool
+
+SUITE = "timeline"
+# What is said of a job that has ended.
+WORDS = {"new": "measured", "same": "measured again, the same", "differs": "ALARM"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Which kernels: those that are named, Debian's, and those of a tree's tags."""
+
+    named: Sequence[str]
+    debian: bool
+    tree: Path | None
+    patterns: Sequence[str]
+    since: str | None
+    recipe: Recipe
+
+    @property
+    def any(self) -> bool:
+        """Whether any are asked for."""
+        return bool(self.named or self.debian or self.tree)
+
+    def found(self) -> list[str]:
+        """Return the names of those that nobody named.  Raises UsageError."""
+        first = history.since(self.since) if self.since else None
+        packages = history.of_debian(first) if self.debian else []
+        return packages + (history.of_tree(self.tree, self.patterns, first) if self.tree else [])
+
+
+@dataclass(frozen=True)
+class How:
+    """In which ways each kernel is measured, and where the runs go."""
+
+    output: Path
+    machine: str
+    variants: Sequence[str]
+    patterns: Sequence[str]
+    suite: str | None
+    vms: int | None
+    samples: int | None
+    rebuild: bool
+    twice: bool
+
+    def plan(self, kinds: Sequence[LabMachine]) -> LabPlan:
+        """Return what to measure.  Raises UsageError."""
+        suite = self.suite or (None if self.patterns else SUITE)
+        chosen = suites.load(suite).within(self.patterns) if suite else cases.select(self.patterns)
+        settings = {kind.clock: for_lab(kind.clock, self.vms, self.samples) for kind in kinds}
+        # Without the suite's name: it would be another job, with the same figures.
+        return LabPlan(chosen, settings, None, None, None, capsule=capsule.own(with_perf=True))
+
+
+class _Jobs:
+    """The jobs of kernels that are asked for, each made when there is somebody to do it."""
+
+    def __init__(self, asked: Asked, how: How, ledger: Ledger) -> None:
+        self._asked, self._how, self._ledger = asked, how, ledger
+        kinds = booting.kinds(how.machine)
+        self._plan = how.plan(kinds)
+        chosen = [variants.parse(text) for text in how.variants]
+        self._ways = [(kind, variant) for kind in kinds for variant in chosen]
+        # A slip in a name is told before an hour of measuring.
+        self._kernels = options.kernels(asked.named, asked.recipe)
+        self._found = asked.found()
+        self.there = 0
+        self.failed: list[str] = []
+
+    def _each(self) -> Iterator[Kernel]:
+        yield from self._kernels
+        for name in self._found:
+            try:
+                yield from options.kernels([name], self._asked.recipe)
+            except errors.UsageError as error:  # the others are measured all the same
+                self.failed.append(name)
+                _say(f"lost: {name}: {error}")
+
+    def __iter__(self) -> Iterator[Order]:
+        seen = set()
+        for kernel in self._each():
+            for kind, variant in self._ways:
+                target = Target(kernel, variant, kind, f"-{kind.name}")
+                order = pool.order(target, self._plan, self._plan.capsule or ())
+                if order.job in seen:
+                    continue
+                seen.add(order.job)
+                if not self._how.rebuild and campaign.is_there(order.job, self._ledger):
+                    self.there += 1
+                    continue
+                yield order
+
+
+def measure(asked: Asked, how: How, workers: Pool) -> int:
+    """Measure what is not there yet, and tell of each job on stderr; return the exit code.
+
+    Raises UsageError, before anything is measured, for what cannot be.
+    """
+    ledger = Ledger(how.output)
+    ledger.prepare()
+    jobs = _Jobs(asked, how, ledger)
+    codes = [errors.EXIT_OK]
+    done = 0
+    for ended in campaign.carry_out(jobs, workers, ledger, twice=how.twice):
+        done += 1
+        _tell(ended)
+        codes.append(_code(ended))
+    codes += [errors.EXIT_LOST] * bool(jobs.failed)
+    _say(f"{done} jobs done, {jobs.there} were there already")
+    return exit_codes.worst(codes)
+
+
+def _code(ended: Ended) -> int:
+    if ended.answer.state == "bug":
+        return errors.EXIT_BUG
+    lost = ended.answer.state == "lost" or ended.kept == "differs"
+    return errors.EXIT_LOST if lost else errors.EXIT_OK
+
+
+def _tell(ended: Ended) -> None:
+    label, answer = ended.order.target.label, ended.answer
+    if answer.state != "done":
+        for line in answer.console.splitlines():
+            click.echo(f"    {printable(line)}", err=True)
+        _say(f"{answer.state}: {label}: {answer.reason}")
+        return
+    _say(f"{WORDS[ended.kept]}: {label}")
+    for line in ended.differences:
+        _say(f"  {line}, on {answer.where}; both runs are kept")
+
+
+def _say(line: str) -> None:
+    click.echo(printable(line), err=True)

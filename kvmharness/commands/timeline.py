@@ -1,0 +1,127 @@
+"""kvmharness timeline: one history of many kernels."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from kvmharness import errors
+from kvmharness.commands import completion
+from kvmharness.commands.options import built
+
+VARIANTS = ("tdp", "legacy", "shadow")
+
+
+@click.command()
+@click.argument("kernel", nargs=-1)
+@click.option(
+    "--debian", is_flag=True, help="The oldest and the newest of each series that Debian offers."
+)
+@click.option(
+    "--git",
+    "tree",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The kernels of a git tree's tags, which are built.",
+)
+@click.option("--tags", "patterns", multiple=True, metavar="GLOB", help="With --git. [v*]")
+@click.option("--since", metavar="VERSION", help="With --debian and --git: no older ones.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME[+OPTION]",
+    help="As `lab --variant`; may be repeated. [tdp, legacy, shadow]",
+)
+@click.option(
+    "--machine",
+    default="tcg-svm",
+    show_default=True,
+    metavar="NAME[,NAME]",
+    help="As `lab --machine`.",
+)
+@click.option(
+    "--case",
+    "cases",
+    multiple=True,
+    shell_complete=completion.cases,
+    help="Cases as `run` takes them; repeatable.",
+)
+@click.option(
+    "--suite",
+    "suite_name",
+    metavar="NAME|FILE",
+    shell_complete=completion.suites,
+    help="A suite's cases. [timeline]",
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The timeline's folder: what is in it is not measured again.",
+)
+@click.option(
+    "--rebuild", is_flag=True, help="Measure again what is there, and compare; failures too."
+)
+@click.option(
+    "--twice",
+    is_flag=True,
+    help="Measure each job twice, on two machines if there are, and compare.",
+)
+@built
+@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
+@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
+@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
+def timeline(
+    kernel: tuple[str, ...],
+    debian: bool,
+    tree: Path | None,
+    patterns: tuple[str, ...],
+    since: str | None,
+    variants: tuple[str, ...],
+    machine: str,
+    cases: tuple[str, ...],
+    suite_name: str | None,
+    output: Path,
+    rebuild: bool,
+    twice: bool,
+    config: Path | None,
+    reuse: bool,
+    jobs: int | None,
+    vms: int | None,
+    samples: int | None,
+) -> None:
+    """Measure many kernels, each once, and say at which of them a cost or a class changed.
+
+    What -o DIR holds is not measured again: a timeline that was interrupted goes on, and grows by
+    the kernels that are named next.  Without any it only tells what DIR holds.
+
+    Exit codes: 4 where a job was lost, or figures of one job differ.
+
+    Example: kvmharness timeline --debian --machine tcg-svm,bochs-vmx -o timeline
+    """
+    from kvmharness.commands import history
+    from kvmharness.kernel.build import Recipe
+    from kvmharness.lab.pool import Local
+
+    if patterns and tree is None:
+        raise errors.UsageError("--tags: of which tree? add --git TREE")
+    asked = history.Asked(
+        named=kernel,
+        debian=debian,
+        tree=tree,
+        patterns=patterns or ("v*",),
+        since=since,
+        recipe=Recipe(config, reuse=reuse),
+    )
+    code = 0
+    if asked.any:
+        how = history.How(
+            output, machine, variants or VARIANTS, cases, suite_name, vms, samples, rebuild, twice
+        )
+        with Local(jobs or len(os.sched_getaffinity(0))) as workers:
+            code = history.measure(asked, how, workers)
+    sys.exit(code)

@@ -1,0 +1,92 @@
+"""Many jobs, of which a folder keeps what became of each: it may be interrupted at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from dataclasses import dataclass, field
+
+from kvmharness import __version__
+from kvmharness.errors import LabLost
+from kvmharness.lab.ledger import Answer, Kept, Ledger, Note
+from kvmharness.lab.pool import Order, Pool, digest
+
+# So many times the jobs that are done at once are asked for: nobody waits for the next one.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a job, and of what it brought; `differences` are alarms, a line each."""
+
+    order: Order
+    answer: Answer
+    kept: Kept
+    differences: list[str] = field(default_factory=list)
+
+
+def is_there(job: str, ledger: Ledger) -> bool:
+    """Tell whether a job has been done, in vain perhaps."""
+    return ledger.run(job) is not None or ledger.note(job) is not None
+
+
+def _checked(order: Order, answer: Answer) -> Answer:
+    """Return an answer that is one to this order, or one that says what it is instead."""
+    why = ""
+    if answer.job != order.job:
+        why = f"{answer.where} has other tools or files: it did {answer.job}; install the same ones"
+    elif answer.sha256 != digest(answer.run) and answer.state == "done":
+        why = f"the run came damaged from {answer.where}"
+    return Answer(order.job, "lost", why, where=answer.where) if why else answer
+
+
+def _answer(order: Order, future: Future[Answer]) -> Answer:
+    """Return what became of a job.  Raises LabLost where nobody is there who would do it."""
+    try:
+        return _checked(order, future.result())
+    except CancelledError:
+        raise LabLost("the scheduler is gone; the same command goes on from here") from None
+    except Exception as error:
+        return Answer(order.job, "lost", f"{type(error).__name__}: {error}")
+
+
+def _note(order: Order, answer: Answer) -> Note:
+    target = order.target
+    return Note(
+        answer.state,
+        answer.reason,
+        target.kernel.named,
+        target.variant.name,
+        target.machine.name,
+        __version__,
+        answer.console,
+    )
+
+
+def carry_out(
+    orders: Iterable[Order], pool: Pool, ledger: Ledger, *, twice: bool = False
+) -> Iterator[Ended]:
+    """Have jobs done and keep what becomes of them, each as soon as it is known.
+
+    `twice` has each done once more, elsewhere where there is an elsewhere, and compares.  Orders
+    are taken when there is somebody to do them.  Raises LabLost where all who could are gone,
+    UsageError where nothing can be kept.
+    """
+    source = iter(orders)
+    waiting: dict[Future[Answer], tuple[Order, bool]] = {}
+    more = True
+    while more or waiting:
+        while more and len(waiting) < AHEAD * pool.width():
+            order = next(source, None)
+            if order is None:
+                more = False
+            else:
+                waiting[pool.submit(order)] = order, twice
+        done = wait(waiting, return_when=FIRST_COMPLETED).done
+        for future in done:
+            order, again = waiting.pop(future)
+            answer = _answer(order, future)
+            kept, differences = ledger.keep(answer, _note(order, answer))
+            if again and answer.state == "done":
+                waiting[pool.submit(order, avoid=answer.where)] = order, False
+            yield Ended(order, answer, kept, differences)
