@@ -307,16 +307,19 @@ class _Pair:
         return verdict
 
 
-def compare(base: Side, new: Side, threshold: float | None = None) -> Comparison:
+def compare(
+    base: Side, new: Side, threshold: float | None = None, at_once: int | None = None
+) -> Comparison:
     """Compare two sides' runs, whose cases are classified; `threshold` is a share of 1.
 
-    Without one it is the clock's.  The intervals of all cases hold together.
+    Without one it is the clock's.  The intervals of all cases hold together, of `at_once`
+    comparisons where there are others.
     """
     pair = _Pair(base, new, threshold)
     left_out = pair.left_out()
     common = [case for case in {**pair.old, **pair.young} if case not in left_out]
     refused = {case: row for case in common if (row := pair.refuse(case))}
-    cases = len(common) - len(refused)
+    cases = at_once or len(common) - len(refused)
     return Comparison(
         base=base.name,
         new=new.name,

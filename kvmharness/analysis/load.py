@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from kvmharness.analysis import summary
 from kvmharness.errors import UsageError
-from kvmharness.model import explanation, runfile
+from kvmharness.model import explanation, note, runfile
+from kvmharness.model.note import Note
 from kvmharness.model.run import Run
 from kvmharness.text import printable
 
@@ -77,3 +78,45 @@ def one(path: Path) -> RunFile:
     if len(found) != 1:
         raise UsageError(f"read {path}: holds {len(found)} result files; name one")
     return summarised(found)[0]
+
+
+class Folder(NamedTuple):
+    """A timeline's folder: its runs, classed afresh, its notes, and what else it holds.
+
+    `differing` names the files whose figures are not those of the same job's run, `left_out` is
+    what is no run, with the reason; all by their names without folder and suffix.
+    """
+
+    runs: list[RunFile]
+    notes: dict[str, Note]
+    differing: list[str]
+    left_out: dict[str, str]
+
+
+def folder(path: Path) -> Folder:
+    """Read what a timeline's folder holds, whatever else may lie there.
+
+    Raises UsageError for what is no folder that can be read.
+    """
+    try:
+        names = sorted(os.listdir(path))
+    except OSError as error:
+        raise UsageError(f"read {path}: {error.strerror}; name a timeline's folder") from None
+    found = Folder([], {}, [], {})
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        if suffix == note.NOTE:
+            why = note.read(path / name)
+            if why:
+                found.notes[printable(stem)] = why
+        elif suffix == note.RUN and note.DIFFERING in stem:
+            found.differing.append(printable(stem))
+        elif suffix == note.RUN:
+            try:
+                run = runfile.read(path / name)
+            except UsageError as error:
+                found.left_out[printable(stem)] = str(error)
+                continue
+            summary.classify_cases(run)
+            found.runs.append(RunFile(printable(stem), run))
+    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
-from kvmharness.analysis import exit_codes
+from kvmharness.analysis import exit_codes, load, timeline
 from kvmharness.commands import booting, options
 from kvmharness.kernel import history, variants
 from kvmharness.lab import campaign, capsule, pool
@@ -18,6 +18,7 @@ from kvmharness.lab.ledger import Ledger
 from kvmharness.lab.planning import LabPlan, Target
 from kvmharness.measure.settings import for_lab
 from kvmharness.model import cases, suites
+from kvmharness.render import tables, timeline_table
 from kvmharness.text import printable
 
 if TYPE_CHECKING:
@@ -134,6 +135,23 @@ def measure(asked: Asked, how: How, workers: Pool) -> int:
     codes += [errors.EXIT_LOST] * bool(jobs.failed)
     _say(f"{done} jobs done, {jobs.there} were there already")
     return exit_codes.worst(codes)
+
+
+def show(folder: Path, since: str | None) -> int:
+    """Print what a timeline's folder tells; return the exit code.  Raises UsageError."""
+    held = load.folder(folder)
+    first = history.since(since) if since else None
+    found = timeline.timeline(held.runs, first)
+    timeline_table.show(found, tables.console())
+    left_out = [(why, name) for name, why in held.left_out.items()]
+    for text in tables.by_reason("left out", left_out):
+        _say(text)
+    for job, note in held.notes.items():
+        if note.state != "skipped":
+            _say(f"{note.state}: {job}: {note.reason}; --rebuild tries again")
+    for name in held.differing:
+        _say(f"ALARM: {name} has other figures than the run of the same job")
+    return errors.EXIT_LOST if held.differing else errors.EXIT_OK
 
 
 def _code(ended: Ended) -> int:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     metavar="NAME|FILE",
     shell_complete=completion.suites,
     help="Measure a suite's cases, as it says: controls, full, progress, quick, roles, "
-    "scaling, wx or a TOML file.",
+    "scaling, timeline, wx or a TOML file.",
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
 @click.option(

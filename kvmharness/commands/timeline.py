@@ -103,6 +103,7 @@ def timeline(
 
     Example: kvmharness timeline --debian --machine tcg-svm,bochs-vmx -o timeline
     """
+    from kvmharness.analysis import exit_codes
     from kvmharness.commands import history
     from kvmharness.kernel.build import Recipe
     from kvmharness.lab.pool import Local
@@ -117,11 +118,12 @@ def timeline(
         since=since,
         recipe=Recipe(config, reuse=reuse),
     )
-    code = 0
+    codes = []
     if asked.any:
         how = history.How(
             output, machine, variants or VARIANTS, cases, suite_name, vms, samples, rebuild, twice
         )
         with Local(jobs or len(os.sched_getaffinity(0))) as workers:
-            code = history.measure(asked, how, workers)
-    sys.exit(code)
+            codes.append(history.measure(asked, how, workers))
+    codes.append(history.show(output, since))
+    sys.exit(exit_codes.worst(codes))

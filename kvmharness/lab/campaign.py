@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from kvmharness import __version__
 from kvmharness.errors import LabLost
-from kvmharness.lab.ledger import Answer, Kept, Ledger, Note
+from kvmharness.lab.ledger import Answer, Kept, Ledger
 from kvmharness.lab.pool import Order, Pool, digest
+from kvmharness.model.note import Note
 
 # So many times the jobs that are done at once are asked for: nobody waits for the next one.
 AHEAD = 2

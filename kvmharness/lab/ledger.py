@@ -24,28 +24,13 @@ from kvmharness.kernel import modules
 from kvmharness.lab import capsule
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.planning import LabPlan, Target
-from kvmharness.model import runfile
+from kvmharness.model import note, runfile
+from kvmharness.model.note import DIFFERING, NOTE, PART, RUN, Note, State
 from kvmharness.model.run import Run
 
-NOTE_SCHEMA = "kvmharness.note/1"
-RUN, NOTE, PART, DIFFERING = ".json", ".note", ".part", ".differing"
 LOCK = ".lock"
 
-State = Literal["done", "skipped", "lost", "bug"]
 Kept = Literal["new", "same", "differs", "noted"]
-
-
-class Note(msgspec.Struct, frozen=True):
-    """Why a job has no run: skipped by the kernel itself, or lost; `console` is what it said."""
-
-    state: State
-    reason: str
-    kernel: str
-    variant: str
-    machine: str
-    tool: str
-    console: str = ""
-    schema: str = NOTE_SCHEMA
 
 
 @dataclass(frozen=True)
@@ -137,13 +122,10 @@ class Ledger:
 
     def note(self, job: str) -> Note | None:
         """Return the note of a job that failed, None where there is none that can be read."""
-        with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError):
-            note = msgspec.json.decode((self.folder / f"{job}{NOTE}").read_bytes(), type=Note)
-            return note if note.schema == NOTE_SCHEMA else None
-        return None
+        return note.read(self.folder / f"{job}{NOTE}")
 
-    def keep(self, answer: Answer, note: Note) -> tuple[Kept, list[str]]:
-        """Write what became of a job; `note` is what to write where it has no run.
+    def keep(self, answer: Answer, why: Note) -> tuple[Kept, list[str]]:
+        """Write what became of a job; `why` is what to write where it has no run.
 
         A run whose figures are not those of the one that is there is kept beside it, and the
         differences are returned.  Raises UsageError where nothing can be written.
@@ -152,10 +134,7 @@ class Ledger:
             if answer.state == "done":
                 return self._keep_run(answer)
             if self.run(answer.job) is None:
-                files.write_whole(
-                    self.folder / f"{answer.job}{NOTE}",
-                    msgspec.json.format(msgspec.json.encode(note), indent=1) + b"\n",
-                )
+                files.write_whole(self.folder / f"{answer.job}{NOTE}", note.encode(why))
                 if answer.run:
                     files.write_whole(self.folder / f"{answer.job}{PART}", answer.run)
             return "noted", []

@@ -224,14 +224,14 @@ def measure(
         for kernel in {target.kernel, measured}:
             resolve.bootable(kernel)
             packing.roles_of(kernel, plan.kvm_modules if kernel is measured else None)
-    runner = runner or Runner()
+    own = runner or Runner()
 
     def one(target: Target) -> Result:
         result = Result(target)
         try:
             folder = workshop.job()
             try:
-                result = _one(target, plan, folder, runner, progress)
+                result = _one(target, plan, folder, own, progress)
             except LabLost as error:
                 result.lost = error
             _keep(result, plan, folder)
@@ -250,5 +250,6 @@ def measure(
             for future in as_completed(waiting):
                 yield future.result()
         finally:
-            runner.stop()
+            if runner is None:
+                own.stop()
             pool.shutdown(cancel_futures=True)

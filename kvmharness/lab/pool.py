@@ -16,9 +16,10 @@ from kvmharness.errors import HarnessError, LabBug
 from kvmharness.lab import ledger, matrix
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Runner
-from kvmharness.lab.ledger import Answer, State
+from kvmharness.lab.ledger import Answer
 from kvmharness.lab.planning import LabPlan, Result, Target
 from kvmharness.model import runfile
+from kvmharness.model.note import State
 
 HERE = "here"
 

@@ -1,0 +1,42 @@
+"""What a timeline's folder holds beside runs: notes of the jobs that have none."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+SCHEMA = "kvmharness.note/1"
+# What follows a job's name: its run; why it has none, and a part of one; a run of the same job
+# with other figures, which a number may follow.
+RUN, NOTE, PART, DIFFERING = ".json", ".note", ".part", ".differing"
+
+State = Literal["done", "skipped", "lost", "bug"]
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Why a job has no run: skipped by the kernel itself, or lost; `console` is what it said."""
+
+    state: State
+    reason: str
+    kernel: str
+    variant: str
+    machine: str
+    tool: str
+    console: str = ""
+    schema: str = SCHEMA
+
+
+def encode(note: Note) -> bytes:
+    """Return the file's text: JSON, indented, with a final newline."""
+    return msgspec.json.format(msgspec.json.encode(note), indent=1) + b"\n"
+
+
+def read(path: Path) -> Note | None:
+    """Return the note that a file holds, None where there is none that can be read."""
+    with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        note = msgspec.json.decode(path.read_bytes(), type=Note)
+        return note if note.schema == SCHEMA else None
+    return None

@@ -1,0 +1,83 @@
+"""What a person reads of a timeline: costs over versions, and the steps with their sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from kvmharness.analysis.timeline import Line, Point, Step, Timeline, Way
+from kvmharness.model.run import CaseResult
+from kvmharness.render import compare_table
+from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
+from kvmharness.text import figure
+
+
+def sentence(step: Step) -> str:
+    """Return what happened at a step, and what KVM did otherwise."""
+    row = step.row
+    said = compare_table.sentence(step.comparison)
+    return said if row.verdict == "unweighed" or row.said in said else f"{said}: {row.said}"
+
+
+def between(step: Step) -> str:
+    """Return the two kernels around a step, and the branch that it is on."""
+    major, minor = step.after.place.series
+    branch = f", on {major}.{minor}.y" if step.on_branch else ""
+    return f"{step.before.name} → {step.after.name}{branch}"
+
+
+def cost(point: Point, case: str) -> str:
+    """Return what a case costs a kernel, and what it defers, by its first run."""
+    result = first(point, case)
+    if result is None or result.per_op is None:
+        return "-"
+    return figure(result.per_op.median)
+
+
+def first(point: Point, case: str) -> CaseResult | None:
+    """Return what a kernel's first run has of a case."""
+    return next(iter(point.results(case)), None)
+
+
+def _costs(lines: Sequence[Line], kernels: Sequence[Point]) -> Table:
+    """Return a table of one way: a kernel a row, a case a column."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("version", no_wrap=True)
+    for line in lines:
+        table.add_column(plain(line.case), justify="right", no_wrap=True)
+        table.add_column("class", no_wrap=True)
+    for kernel in kernels:
+        cells = []
+        for line in lines:
+            point = next((p for p in line.points if p.name == kernel.name), None)
+            result = point and first(point, line.case)
+            cells += [
+                cost(point, line.case) if point else "-",
+                str((result and result.class_) or "-"),
+            ]
+        table.add_row(plain(kernel.name), *map(plain, cells))
+    return table
+
+
+def show(found: Timeline, out: Console) -> None:
+    """Print the costs of each way, its steps, and what is in no line."""
+    ways: dict[Way, list[Line]] = {}
+    for line in found.lines:
+        ways.setdefault(line.way, []).append(line)
+    for way, lines in ways.items():
+        here = {point.name for line in lines for point in line.points}
+        out.print(plain(f"{way}:"), style="bold")
+        out.print(_costs(lines, [k for k in found.kernels() if k.name in here]))
+        for line in lines:
+            for step in line.steps:
+                out.print(plain(f"{between(step)}: {sentence(step)}"), soft_wrap=True)
+        gaps = [(why, f"{name} {line.case}") for line in lines for name, why in line.gaps.items()]
+        for text in by_reason("no figure", gaps):
+            out.print(plain(text), soft_wrap=True)
+        out.print()
+    for text in by_reason("left out", [(why, name) for name, why in found.left_out.items()]):
+        out.print(plain(text), soft_wrap=True)
+    if any(p.runs[0].clock == "insn" for line in found.lines for p in line.points):
+        out.print(plain(INSTRUCTIONS), soft_wrap=True)
