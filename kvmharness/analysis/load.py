@@ -117,6 +117,8 @@ def folder(path: Path) -> Folder:
             except UsageError as error:
                 found.left_out[printable(stem)] = str(error)
                 continue
+            if any(case.samples and not case.per_op for case in run.cases):  # cut short
+                summary.summarise(run)
             summary.classify_cases(run)
             found.runs.append(RunFile(printable(stem), run))
     return found

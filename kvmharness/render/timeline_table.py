@@ -7,18 +7,29 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from kvmharness.analysis import causes
 from kvmharness.analysis.timeline import Line, Point, Step, Timeline, Way
+from kvmharness.model.clocks import UNITS
 from kvmharness.model.run import CaseResult
-from kvmharness.render import compare_table
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
 
 
 def sentence(step: Step) -> str:
-    """Return what happened at a step, and what KVM did otherwise."""
+    """Return what happened to a case at a step, and what KVM did otherwise."""
     row = step.row
-    said = compare_table.sentence(step.comparison)
-    return said if row.verdict == "unweighed" or row.said in said else f"{said}: {row.said}"
+    if row.verdict == "unweighed" or row.found is None or row.accounts is None:
+        return f"{row.case}: {row.said}, which instructions do not weigh"
+    old, new = row.accounts
+    if row.verdict in ("faster", "slower"):
+        factor = max(row.found.ratio, 1 / row.found.ratio)
+        costs = f"{figure(row.found.base)} → {figure(row.found.new)}"
+        unit = UNITS[step.comparison.clock]
+        why = causes.cause(old, new, row.verdict)
+        told = f"{row.case}: {costs} {unit}/op, {figure(factor)}x {row.verdict}{why}"
+    else:
+        told = f"{row.case}: the class is {row.verdict} ({old.class_} → {new.class_}), not the cost"
+    return f"{told}; {row.said}" if "→" in row.said else told
 
 
 def between(step: Step) -> str:

@@ -286,7 +286,11 @@ def test_a_job_that_ends_stops_no_other_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(resolve, "bootable", lambda kernel: kernel.image)
     monkeypatch.setattr(packing, "roles_of", lambda *_: None)
     stopped: list[Runner] = []
-    monkeypatch.setattr(Runner, "stop", lambda runner: stopped.append(runner))
+
+    def stop(runner: Runner) -> None:
+        stopped.append(runner)
+
+    monkeypatch.setattr(Runner, "stop", stop)
     with pool.Local(1) as here:
         ended = here.submit(Order("job", TARGET, PLAN)).result()
         assert (ended.state, ended.reason) == ("lost", "it panicked")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from kvmharness.analysis import summary
 from kvmharness.analysis.load import RunFile
 from tests.support.recorded import recorded_run
 
@@ -17,6 +18,7 @@ def measured(
     run = recorded_run(recording, costs)
     run.host.kernel.release = release
     run.host.kernel.build = f"#1 {release}"
+    summary.summarise(run)
     return RunFile(name or release, run)
 
 

@@ -179,6 +179,18 @@ def _safe(value: object) -> object:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
+def environment() -> Environment:
+    """Return where the report's templates are rendered."""
+    return Environment(
+        loader=PackageLoader("kvmharness.render.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_safe,
+    )
+
+
 def render(files: Sequence[RunFile], explanations: Sequence[File] = ()) -> str:
     """Return the page of the runs, the first of which is the base of every comparison.
 
@@ -201,24 +213,20 @@ def render(files: Sequence[RunFile], explanations: Sequence[File] = ()) -> str:
     names = dict.fromkeys(case.name for entry in entries for case in entry.run.cases)
     cases = [_case(entries, name, number) for number, name in enumerate(names)]
     clock = files[0].run.clock
-    environment = Environment(
-        loader=PackageLoader("kvmharness.render.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=_safe,
-    )
-    return environment.get_template("page.html.j2").render(
-        entries=entries,
-        unit=UNITS[clock],
-        note=f"Figures are {tables.INSTRUCTIONS_BRIEFLY}." if clock == "insn" else "",
-        instructions=tables.INSTRUCTIONS,
-        comparisons=[_comparison(entries[0], entry) for entry in entries[1:]],
-        explained=explained.sections(explanations),
-        sweeps=_sweeps(entries),
-        # What was measured nowhere is what nobody came for.
-        cases=sorted(cases, key=lambda case: case.figure is None),
-        hosts=hosts.rows([entry.run for entry in entries]),
-        tables=tables,
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            entries=entries,
+            unit=UNITS[clock],
+            note=f"Figures are {tables.INSTRUCTIONS_BRIEFLY}." if clock == "insn" else "",
+            instructions=tables.INSTRUCTIONS,
+            comparisons=[_comparison(entries[0], entry) for entry in entries[1:]],
+            explained=explained.sections(explanations),
+            sweeps=_sweeps(entries),
+            # What was measured nowhere is what nobody came for.
+            cases=sorted(cases, key=lambda case: case.figure is None),
+            hosts=hosts.rows([entry.run for entry in entries]),
+            tables=tables,
+        )
     )
