@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from kvmharness import errors
 from kvmharness.commands import completion
 from kvmharness.commands.options import built
+
+if TYPE_CHECKING:
+    from kvmharness.lab.pool import Pool
 
 VARIANTS = ("tdp", "legacy", "shadow")
 
@@ -71,6 +75,9 @@ VARIANTS = ("tdp", "legacy", "shadow")
     is_flag=True,
     help="Measure each job twice, on two machines if there are, and compare.",
 )
+@click.option(
+    "--scheduler", metavar="ADDRESS", help="Have the workers of this Dask scheduler do the jobs."
+)
 @built
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
 @click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
@@ -88,6 +95,7 @@ def timeline(
     output: Path,
     rebuild: bool,
     twice: bool,
+    scheduler: str | None,
     config: Path | None,
     reuse: bool,
     jobs: int | None,
@@ -106,7 +114,6 @@ def timeline(
     from kvmharness.analysis import exit_codes
     from kvmharness.commands import history
     from kvmharness.kernel.build import Recipe
-    from kvmharness.lab.pool import Local
 
     if patterns and tree is None:
         raise errors.UsageError("--tags: of which tree? add --git TREE")
@@ -123,7 +130,18 @@ def timeline(
         how = history.How(
             output, machine, variants or VARIANTS, cases, suite_name, vms, samples, rebuild, twice
         )
-        with Local(jobs or len(os.sched_getaffinity(0))) as workers:
+        with _pool(scheduler, jobs) as workers:
             codes.append(history.measure(asked, how, workers))
     codes.append(history.show(output, since))
     sys.exit(exit_codes.worst(codes))
+
+
+def _pool(scheduler: str | None, jobs: int | None) -> Pool:
+    """Return who does the jobs.  Raises UsageError."""
+    from kvmharness.lab import pool, remote
+
+    if scheduler is None:
+        return pool.Local(jobs or len(os.sched_getaffinity(0)))
+    if jobs:
+        raise errors.UsageError("--jobs: the workers there say how many they do; leave it out")
+    return remote.Cluster(scheduler)

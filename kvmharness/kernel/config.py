@@ -51,14 +51,19 @@ def embedded(vmlinux: bytes) -> str | None:
     return text.decode(errors="replace")
 
 
+def file_of(kernel: Kernel) -> Path | None:
+    """Return the file that has a kernel's configuration, None where there is none."""
+    return next((path for path in _places(kernel) if path.is_file()), None)
+
+
 def of(kernel: Kernel) -> dict[str, str] | None:
     """Return how a kernel was configured, None where nothing tells.  Raises UsageError."""
-    for path in _places(kernel):
-        if path.is_file():
-            try:
-                return parse(path.read_text(errors="replace"))
-            except OSError as error:
-                raise UsageError(f"read {path}: {error.strerror}; make it readable") from None
+    path = file_of(kernel)
+    if path:
+        try:
+            return parse(path.read_text(errors="replace"))
+        except OSError as error:
+            raise UsageError(f"read {path}: {error.strerror}; make it readable") from None
     text = embedded(resolve.bootable(kernel).read_bytes())
     return parse(text) if text else None
 
