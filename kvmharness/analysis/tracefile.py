@@ -122,13 +122,14 @@ def _check(events: Words, blocks: dict[int, Block]) -> None:
     if (plain > Kind.SETTLED).any():
         raise _Broken("an event of no known kind")
     ran = events[kinds <= Kind.L2]
-    lengths = np.zeros(1 + max(blocks, default=0), dtype=np.uint64)
-    for number, block in blocks.items():
-        lengths[number] = len(block.sizes)
+    # As many as there are blocks: their numbers may be anything.
+    known = np.array(sorted(blocks) or [NUMBER_MASK], dtype=np.uint64)
+    lengths = np.array([len(blocks[int(n)].sizes) if blocks else 0 for n in known], dtype=np.uint64)
     numbers = ran & np.uint64(NUMBER_MASK)
+    places = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
     begun = ran >> np.uint64(BEGUN_SHIFT) & np.uint64(COUNT_MASK)
     last = begun + (ran >> np.uint64(FIRST_SHIFT) & np.uint64(COUNT_MASK))
-    if (numbers >= len(lengths)).any() or not begun.all() or (last > lengths[numbers]).any():
+    if (known[places] != numbers).any() or not begun.all() or (last > lengths[places]).any():
         raise _Broken("an event of a block that is not there, or not so long")
 
 

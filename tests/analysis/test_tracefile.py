@@ -82,6 +82,18 @@ def test_events_that_make_no_sense_are_refused(words: list[int], why: str) -> No
         tracefile.parse(file_of(words))
 
 
+def test_a_block_may_have_any_number() -> None:
+    """The largest one as well: no table goes by it."""
+    number = 0xFFFFFFFF
+    ran = event(Kind.L1, number, 1)
+    data = file_of([BEGIN, ran, END_OF_SAMPLE]).replace(
+        struct.pack("<Q", 1 << 48 | 1 << 32), struct.pack("<Q", 1 << 48 | 1 << 32 | number)
+    )
+    trace = tracefile.parse(data)
+    assert list(trace.blocks) == [number]
+    assert trace.samples[0].words.tolist() == [ran]
+
+
 def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
     path = tmp_path / "trace"
     with pytest.raises(UsageError, match="No such file"):
