@@ -126,5 +126,8 @@ def trace_next(label: int) -> None:
 
 
 def trace_settled() -> None:
-    """Tell a lab that traces that what the last samples left for later is done."""
+    """Tell a lab that traces that what the last samples left for later is done.
+
+    Before the first: that samples will come.
+    """
     lib.kvmh_trace_settled()

@@ -57,6 +57,7 @@ typedef void vcpu_call(uint64_t id, unsigned int vcpu);
 typedef void tb_call(uint64_t id, struct tb *tb);
 typedef void exec_call(unsigned int vcpu, void *data);
 typedef void memory_call(unsigned int vcpu, uint32_t access, uint64_t address, void *data);
+typedef void reset_call(uint64_t id);
 typedef void exit_call(uint64_t id, void *data);
 
 void qemu_plugin_register_vcpu_init_cb(uint64_t id, vcpu_call *call);
@@ -66,6 +67,7 @@ void qemu_plugin_register_vcpu_insn_exec_cb(struct insn *insn, exec_call *call, 
 					    void *data);
 void qemu_plugin_register_vcpu_mem_cb(struct insn *insn, memory_call *call, int flags, int which,
 				      void *data);
+void qemu_plugin_reset(uint64_t id, reset_call *done);
 void qemu_plugin_register_atexit_cb(uint64_t id, exit_call *call, void *data);
 size_t qemu_plugin_tb_n_insns(const struct tb *tb);
 uint64_t qemu_plugin_tb_vaddr(const struct tb *tb);

@@ -16,6 +16,9 @@
 #define END	0x31444e45484d564bULL	/* "KVMHEND1" */
 
 /*
+ * Until it hears that nothing is left to do (core.c, kvmh_trace_settled), which is said before the
+ * first sample too, the plugin counts nothing.
+ *
  * An event: bits 0-31 the block, 32-43 how many of its instructions were begun, 44-55 the
  * first of them, 56-63 what it is.  BEGIN, END_OF_SAMPLE and SETTLED have the label for the block:
  * what stands between the last two ran later.
@@ -49,6 +52,8 @@ struct block {
 static uint32_t vm_label = SINGLE;
 static unsigned long wanted, recorded;
 static bool later;			/* a sample was recorded, and is not settled */
+
+static uint64_t plugin;			/* our name in the API */
 
 static bool failed;
 static uint64_t buffer[BUFFERED];
@@ -213,20 +218,26 @@ static void stack_loaded(unsigned int vcpu, uint32_t access, uint64_t address, v
 	stack_switched(RESUME, address);
 }
 
+/* core.c, kvmh_trace_settled */
+static bool says_settled(const uint8_t *code, size_t size)
+{
+	static const uint8_t all_done[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 3 };
+
+	return size == sizeof(all_done) && !memcmp(code, all_done, size);
+}
+
 static void watch(struct insn *insn, const uint8_t *code, size_t size)
 {
 	/* __switch_to_asm: mov %rsp, disp32(%rdi) and mov disp32(%rsi), %rsp */
 	static const uint8_t save_stack[] = { 0x48, 0x89, 0xa7 };
 	static const uint8_t load_stack[] = { 0x48, 0x8b, 0xa6 };
-	/* core.c, kvmh_trace_settled */
-	static const uint8_t all_done[] = { 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 3 };
 
 	if (qemu_plugin_scoreboard_new)
 		qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, ADD_U64, counter, 1);
 	else
 		qemu_plugin_register_vcpu_insn_exec_inline(insn, ADD_U64, &own_counter, 1);
 	watch_window(insn, code, size);
-	if (size == sizeof(all_done) && !memcmp(code, all_done, size))
+	if (says_settled(code, size))
 		qemu_plugin_register_vcpu_insn_exec_cb(insn, settled, NO_REGISTERS, NULL);
 	if (size == 7 && !memcmp(code, save_stack, sizeof(save_stack)))
 		qemu_plugin_register_vcpu_mem_cb(insn, stack_saved, NO_REGISTERS, ANY_ACCESS, NULL);
@@ -313,6 +324,43 @@ static void qemu_ends(uint64_t id, void *data)
 		fprintf(stderr, "trace: cannot be written whole\n");
 }
 
+/* From here on every instruction is counted: all that was translated before is forgotten. */
+static void counts(uint64_t id)
+{
+	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated);
+	qemu_plugin_register_atexit_cb(id, qemu_ends, NULL);
+}
+
+static void wakes(unsigned int vcpu, void *data)
+{
+	static bool awake;
+
+	(void)vcpu;
+	(void)data;
+	if (!awake)
+		qemu_plugin_reset(plugin, counts);
+	awake = true;
+}
+
+/* Until whoever measures says that samples will come nothing is counted: a boot is long. */
+static void block_translated_asleep(uint64_t id, struct tb *tb)
+{
+	size_t count = qemu_plugin_tb_n_insns(tb);
+	uint8_t code[LONGEST_INSN];
+
+	(void)id;
+	for (size_t i = 0; i < count; i++) {
+		struct insn *insn = qemu_plugin_tb_get_insn(tb, i);
+		size_t size = qemu_plugin_insn_size(insn);
+
+		if (size > sizeof(code))
+			continue;
+		read_code(insn, code, size);
+		if (says_settled(code, size))
+			qemu_plugin_register_vcpu_insn_exec_cb(insn, wakes, NO_REGISTERS, NULL);
+	}
+}
+
 EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, char **argv)
 {
 	if (!set_up(info, argc, argv))
@@ -320,8 +368,9 @@ EXPORT int qemu_plugin_install(uint64_t id, const struct info *info, int argc, c
 	if (qemu_plugin_scoreboard_new)
 		counter.score = qemu_plugin_scoreboard_new(sizeof(uint64_t));
 	put(HEADER);
+	plugin = id;
 	qemu_plugin_register_vcpu_init_cb(id, vcpu_begins);
-	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated);
+	qemu_plugin_register_vcpu_tb_trans_cb(id, block_translated_asleep);
 	qemu_plugin_register_atexit_cb(id, qemu_ends, NULL);
 	return 0;
 }

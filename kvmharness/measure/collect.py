@@ -11,6 +11,7 @@ import msgspec
 
 from kvmharness import __version__
 from kvmharness.guest import state
+from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
 from kvmharness.measure import host
 from kvmharness.measure.counting import Counting
@@ -84,6 +85,7 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
     if clock == "tsc" and record.tsc_khz is None:
         clock = "ticks"
     if plan.warm_up:
+        raw.trace_settled()
         once = msgspec.structs.replace(plan.settings, vms=1, samples_per_vm=1)
         for _ in Session(system, plan.cases, once, clock=clock, traced=False).measure(1):
             pass
