@@ -17,7 +17,7 @@ from tests.support import history
 from tests.support.kernels import CURED, need_lab, newest
 
 # A build from nothing takes minutes on a CI machine, from ccache or kept none.
-pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(6000)]
 OPS = ("empty", "cr0_wp", "cr4_smep", "cpuid")
 Cli = Callable[..., CompletedProcess[str]]
 
@@ -34,7 +34,7 @@ def measured(
 ) -> dict[str, Any]:
     cases = [f"--case=long64/{op}" for op in OPS]
     options = [f"--machine={machine}", *(f"--variant={variant}" for variant in variants)]
-    done = kvmharness("lab", kernel, *cases, *options, "-o", str(output), timeout=900)
+    done = kvmharness("lab", kernel, *cases, *options, "-o", str(output), timeout=2700)
     assert done.returncode == 0, done.stderr
     return {
         path.stem.rpartition("-")[2]: json.loads(path.read_text()) for path in output.glob("*.json")
