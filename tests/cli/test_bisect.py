@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import sys
 from collections.abc import Callable
@@ -195,3 +196,19 @@ def test_what_cannot_be_bisected_is_said_before_anything_is_built(
         assert done.returncode == EXIT_USAGE
         assert says in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_ends_that_are_swapped_and_a_folder_that_is_in_use(kvmharness: Cli, tmp_path: Path) -> None:
+    tree, kept = tmp_path / "linux", tmp_path / "kept"
+    tree.mkdir()
+    kept.mkdir()
+    git(tree, "init", "-q", "-b", "main")
+    git(tree, "commit", "-q", "--allow-empty", "-m", "older")
+    git(tree, "commit", "-q", "--allow-empty", "-m", "newer")
+    with (kept / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for ends, says in ((("main", "main^"), "swap them"), (("main^", "main"), "is under way")):
+            done = kvmharness("bisect", str(tree), *ends, *SLOWER, "-o", str(kept))
+            assert done.returncode == EXIT_USAGE
+            assert says in done.stderr.splitlines()[-1]
+    assert not (kept / "question.json").exists()

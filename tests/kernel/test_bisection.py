@@ -90,6 +90,13 @@ def test_it_goes_on_after_an_interruption(tree: Path, tmp_path: Path) -> None:
     assert tried.read_text().split().count("4") == 1
 
 
+def test_what_tries_a_commit_holds_the_lock(tree: Path, tmp_path: Path) -> None:
+    found = search(tree, tmp_path)
+    with (tmp_path / "lock").open("w") as lock:
+        script = f"test -e /proc/self/fd/{lock.fileno()} || exit 128; exit 1"
+        assert found.run(["sh", "-c", script], lambda line: None, [lock.fileno()]) == 0
+
+
 def test_only_commits_that_touch_a_path(tree: Path, tmp_path: Path) -> None:
     found = search(tree, tmp_path, "odd")
     found.run(answering(tmp_path / "tried", 4), lambda line: None)
