@@ -23,7 +23,7 @@ test: $(VENV)/built lint
 	$(BIN)/pytest -m "(kvm or lab) and not slow" --cov --cov-append --cov-report=term:skip-covered
 	@$(BIN)/kvmharness doctor >/dev/null || $(BIN)/pytest --lab $(LAB_KERNEL)
 
-# Kernels built from source, booted and bisected: ten minutes of CPU time the first time.
+# Kernels built from source, booted and bisected: too long for each commit, so no part of `test`.
 test-builds: $(VENV)/built
 	$(BIN)/pytest -m "lab and slow"
 
@@ -48,10 +48,11 @@ reproduce: $(VENV)/built
 one-patch: $(VENV)/built
 	$(BIN)/python bench/one_patch.py
 
-# What docs/explain.md speaks of, and the proof that explain is exact: half an hour.
+# The proof that explain is exact, which goes on where it was stopped, and what docs/explain.md
+# speaks of: half an hour.
 explain: $(VENV)/built
-	$(BIN)/python bench/explain_examples.py
 	$(BIN)/python bench/explain_exact.py
+	$(BIN)/python bench/explain_examples.py
 
 # KVMs with one planted change each, and whether the tool says the truth of them.
 mutants: $(VENV)/built
