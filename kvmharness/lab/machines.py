@@ -21,7 +21,9 @@ SVM_CPU = "EPYC,+svm,+npt,+smep,+smap,+pku,+invtsc"
 # that a 5.10 inside takes at its word.  So the inner kernel goes without.
 TCG_SVM = LabMachine("tcg-svm", qemu.TCG, SVM_CPU, "kvm_amd", "insn", Monitor(extra=("noxsave",)))
 # Of Bochs' CPUs with EPT the newest one whose XSAVE has the size that Linux computes.
-BOCHS_VMX = LabMachine("bochs-vmx", bochs.BOCHS, "broadwell_ult", "kvm_intel", "insn")
+BOCHS_VMX = LabMachine(
+    "bochs-vmx", bochs.BOCHS, "broadwell_ult", "kvm_intel", "insn", Monitor(memory_mib=256)
+)
 # By name: those that need nothing of this machine's CPU.
 EMULATED = {machine.name: machine for machine in (TCG_SVM, BOCHS_VMX)}
 ACCELERATED = "kvm"

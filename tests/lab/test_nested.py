@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
+from kvmharness.errors import UsageError
 from kvmharness.kernel import resolve, variants
 from kvmharness.kernel.variants import Variant
 from kvmharness.lab import matrix, planning
@@ -146,11 +147,25 @@ def test_an_l0_without_nesting_is_skipped(cured: resolve.Kernel) -> None:
     assert measure(target).skipped == "L0: kvm has no parameter nested_by_nobody on this kernel"
 
 
-def test_a_machine_that_has_no_monitor_is_a_usage_error(kvmharness: Call) -> None:
-    name = newest(CURED)
-    done = kvmharness("lab", name, "--nested", name, "--machine", BOCHS_VMX.name)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "--nested: not in --machine bochs-vmx" in done.stderr
-    done = kvmharness("lab", name, "--nested-variant", "tdp")
+def test_a_machine_that_has_no_monitor_is_a_usage_error(
+    kvmharness: Call, cured: resolve.Kernel
+) -> None:
+    without = dataclasses.replace(TCG_SVM, name="some", inner=None)
+    with pytest.raises(UsageError, match="--nested: not in --machine some"):
+        planning.targets([cured], [TDP], [without], inner=[Inner(cured, TDP)])
+    done = kvmharness("lab", newest(CURED), "--nested-variant", "tdp")
     assert done.returncode == 2
     assert "--nested-variant: name the kernel too; add --nested KERNEL" in done.stderr
+
+
+@pytest.mark.slow
+def test_intels_two_levels_run_in_bochs(cured: resolve.Kernel) -> None:
+    """Minutes: an instruction at a time.  The cured L1 owns CR0.WP at either level."""
+    result = measure(two(cured, machine=BOCHS_VMX))
+    assert result.lost is None
+    run = result.run
+    assert run is not None
+    assert median(run, "cr0_wp") - median(run, "empty") == pytest.approx(2, abs=0.1)
+    assert run.host.lab is not None
+    assert run.host.lab.below is not None
+    assert run.host.lab.below.kvm.parameters["kvm_intel"]["nested"] == "Y"
