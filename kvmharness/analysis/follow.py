@@ -117,9 +117,11 @@ def follow(
             )
     attribution.settle()
     assert case.per_op is not None
+    # Of two levels the one below is followed.
+    below = run.host.lab.below if run.host.lab else None
     explained = Explanation(
         label=label,
-        release=run.host.kernel.release,
+        release=(below or run.host).kernel.release,
         ops=len(chosen) * (case.iterations or 0),
         samples=[sample.figure for sample in chosen],
         median=case.per_op.median,

@@ -114,7 +114,14 @@ def _boot(
         folder.mkdir()
         target = planning.Target(one.kernel, one.variant, machine, inner=one.inner)
         plan = planning.LabPlan(
-            cases, {plain.clock: settings}, None, one.modules, None, folder, count=False, perf=False
+            cases,
+            {plain.clock: settings},
+            None,
+            one.modules,
+            None,
+            folder,
+            count=False,
+            perf=one.inner is None,
         )
         with watching.watch([target]) as heard:
             results += matrix.measure([target], plan, 1, heard)

@@ -17,6 +17,7 @@ MEMORY_SHARE = 0.5
 MEMORY_BESIDES = 64 << 20
 
 SYSCALLS = frozenset({"syscall", "protected_syscall"})
+FAULTS = frozenset({"fault", "protected_fault"})
 
 # Feature: CPUID leaf, register, bit (Intel SDM vol. 2A, CPUID; AMD APM vol. 3, appendix E); any
 # one of them will do.
@@ -108,6 +109,12 @@ def _too_many(case: Case, here: Limits) -> str | None:
     return None
 
 
+def _one_page_for_all(case: Case, here: Limits) -> str | None:
+    if case.op in FAULTS and case["vcpus"] > 1:
+        return "its vCPUs would map and unmap one page for each other: leave @vcpus"
+    return None
+
+
 def _too_large(case: Case, here: Limits) -> str | None:
     size = case["pages"] * page_size(case) + MEMORY_BESIDES
     if here.memory is None or size <= here.memory * MEMORY_SHARE:
@@ -120,5 +127,5 @@ def _too_large(case: Case, here: Limits) -> str | None:
 
 def why_infeasible(case: Case, here: Limits) -> str | None:
     """Return why a case cannot be measured within `here`, None if it can."""
-    checks = (_no_feature, _not_on_pvm, _too_many, _too_large)
+    checks = (_no_feature, _not_on_pvm, _too_many, _one_page_for_all, _too_large)
     return next((reason for check in checks if (reason := check(case, here))), None)

@@ -26,6 +26,8 @@ def test_everything_is_feasible_where_there_is_plenty() -> None:
         ("long64/cr0_wp@la57=1", {"features": frozenset({"pge"})}, "no LA57 here"),
         ("pae32/cr0_wp", {"module": "kvm_pvm"}, "pages in long mode only"),
         ("long64/hypercall", {"module": "kvm_pvm"}, "again and again"),
+        ("long64/syscall", {"module": "kvm_pvm"}, "at its first SYSCALL"),
+        ("long64/fault@vcpus=2", {}, "one page for each other"),
         ("long64/cr0_wp@vcpus=9", {}, "9 vCPUs on 8 CPUs"),
         ("long64/cr0_wp@slots=512", {"memslots": 509}, "509 memslots"),
         ("long64/cr0_wp@pages=4096,huge=1", {"memory": 4 << 30}, "it needs 8256 MiB"),
