@@ -74,6 +74,8 @@ uint64_t qemu_plugin_tb_vaddr(const struct tb *tb);
 struct insn *qemu_plugin_tb_get_insn(const struct tb *tb, size_t index);
 size_t qemu_plugin_insn_size(const struct insn *insn);
 uint64_t qemu_plugin_insn_vaddr(const struct insn *insn);
+/* Where the emulator has the instruction in its own memory: no other guest memory is there. */
+const char *qemu_plugin_insn_haddr(const struct insn *insn);
 /* Before version 3 it takes one argument and returns where the bytes are. */
 uintptr_t qemu_plugin_insn_data(const struct insn *insn, void *into, size_t size);
 

@@ -7,7 +7,9 @@
  * the blocks that the events name, then END, the number of words before the blocks, and the
  * number of blocks.  A file without END was cut short.
  *
- * L2 is told apart without addresses: after VMRUN it runs until a block starts behind VMRUN.
+ * L2 is told apart by one place: after VMRUN it runs until a block starts behind that VMRUN.  The
+ * place is one in the emulator's memory, since another kernel inside may have its own KVM at the
+ * same virtual address.
  */
 #define PLUGIN "trace"
 #include "plugin.h"
@@ -40,6 +42,8 @@ enum { IN_L1 = 0, IN_L2 = 1, BEGIN = 2, END_OF_SAMPLE = 3, LEAVE = 4, RESUME = 5
 struct block {
 	struct block *next;
 	uint64_t start;
+	const char *place;	/* in the emulator's memory */
+	const char *behind;	/* there too, behind the last instruction, perhaps in another page */
 	uint32_t number;
 	uint16_t insns;
 	uint16_t bytes;
@@ -70,7 +74,7 @@ static uint64_t *begun = &own_counter;	/* instructions, since power-on */
 static uint64_t seen;			/* of those, how many belong to blocks before this one */
 static struct block *current;
 static uint64_t first;			/* the first instruction of it that is not written down */
-static uint64_t after_vmrun;
+static const char *after_vmrun;
 
 static void flush(void)
 {
@@ -126,10 +130,10 @@ static void block_begins(unsigned int vcpu, void *data)
 	(void)vcpu;
 	account();
 	if (in_l2) {
-		in_l2 = block->start != after_vmrun;
+		in_l2 = block->place != after_vmrun;
 	} else if (current && current->vmrun) {
-		after_vmrun = current->start + current->bytes;
-		in_l2 = block->start != after_vmrun;
+		after_vmrun = current->behind;
+		in_l2 = block->place != after_vmrun;
 	}
 	current = block;
 	first = 0;
@@ -258,6 +262,7 @@ static void block_translated(uint64_t id, struct tb *tb)
 	*block = (struct block){
 		.next = blocks,
 		.start = qemu_plugin_tb_vaddr(tb),
+		.place = qemu_plugin_insn_haddr(qemu_plugin_tb_get_insn(tb, 0)),
 		.number = block_count++,
 		.insns = count,
 	};
@@ -271,6 +276,7 @@ static void block_translated(uint64_t id, struct tb *tb)
 		block->vmrun = size == sizeof(vmrun) && !memcmp(code, vmrun, size);
 		block->data[i] = size;
 		block->bytes += size;
+		block->behind = qemu_plugin_insn_haddr(insn) + size;
 		code += size;
 	}
 	blocks = realloc(block, sizeof(*block) + count + block->bytes);
