@@ -29,7 +29,14 @@ pytestmark = [pytest.mark.lab, pytest.mark.slow, pytest.mark.timeout(3000)]
 TDP = variants.parse("tdp")
 # L0 holds L1's memory, and QEMU; nothing comes out of it while L1 boots.
 L0_MIB, L1_MIB, SILENT_S = 2048, 384, 1500.0
-ROMS = ("qemu/kvmvapic.bin", "qemu/linuxboot_dma.bin", "seabios/bios-256k.bin")
+ROMS = (
+    "qemu/kvmvapic.bin",
+    "qemu/linuxboot.bin",
+    "qemu/linuxboot_dma.bin",
+    "qemu/multiboot.bin",
+    "qemu/pvh.bin",
+    "seabios/bios-256k.bin",
+)
 PLACE = Path("/job")
 
 
