@@ -11,7 +11,7 @@ LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
 	$(wildcard guests/* kvmharness/lab/*.[ch])
 
-.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested clean
+.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -61,6 +61,12 @@ mutants: $(VENV)/built
 # Two levels: what an L2's toggle costs L0, kernel by kernel.
 nested: $(VENV)/built
 	$(BIN)/python bench/nested.py
+
+# Debian's kernels, the oldest and the newest of each series, on both vendors: two hours of CPU time.
+# It may be interrupted, and grows by what is new.
+timeline: $(VENV)/built
+	$(BIN)/kvmharness timeline --debian --machine tcg-svm,bochs-vmx -o timeline
+	$(BIN)/kvmharness report --timeline timeline -o docs/timeline.html
 
 packages:
 	@./scripts/packages.sh

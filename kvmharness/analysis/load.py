@@ -111,6 +111,8 @@ def folder(path: Path) -> Folder:
                 found.notes[printable(stem)] = why
         elif suffix == note.RUN and note.DIFFERING in stem:
             found.differing.append(printable(stem))
+        elif suffix == note.RUN and not (path / name).is_file():
+            found.left_out[printable(stem)] = "it is no regular file"  # a FIFO would block
         elif suffix == note.RUN:
             try:
                 run = runfile.read(path / name)

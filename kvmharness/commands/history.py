@@ -100,15 +100,25 @@ class _Jobs:
             try:
                 yield from options.kernels([name], self._asked.recipe)
             except errors.UsageError as error:  # the others are measured all the same
-                self.failed.append(name)
-                _say(f"lost: {name}: {error}")
+                self._lost(name, error)
+
+    def _of(self, kernel: Kernel) -> Iterator[Order]:
+        """Yield the jobs of a kernel, or note that it cannot be read."""
+        try:
+            for kind, variant in self._ways:
+                target = Target(kernel, variant, kind, f"-{kind.name}")
+                yield pool.order(target, self._plan, self._plan.capsule or ())
+        except errors.UsageError as error:
+            self._lost(kernel.named, error)
+
+    def _lost(self, name: str, error: errors.UsageError) -> None:
+        self.failed.append(name)
+        _say(f"lost: {name}: {error}")
 
     def __iter__(self) -> Iterator[Order]:
         seen = set()
         for kernel in self._each():
-            for kind, variant in self._ways:
-                target = Target(kernel, variant, kind, f"-{kind.name}")
-                order = pool.order(target, self._plan, self._plan.capsule or ())
+            for order in self._of(kernel):
                 if order.job in seen:
                     continue
                 seen.add(order.job)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass, field
 
 from kvmharness import __version__
-from kvmharness.errors import LabLost
+from kvmharness.errors import LabLost, UsageError
 from kvmharness.lab.ledger import Answer, Kept, Ledger
-from kvmharness.lab.pool import Order, Pool, digest
+from kvmharness.lab.pool import GONE, Order, Pool, digest
 from kvmharness.model.note import Note
 
 # So many times the jobs that are done at once are asked for: nobody waits for the next one.
@@ -46,7 +48,7 @@ def _answer(order: Order, future: Future[Answer]) -> Answer:
     try:
         return _checked(order, future.result())
     except CancelledError:
-        raise LabLost("the scheduler is gone; the same command goes on from here") from None
+        raise LabLost(GONE) from None
     except Exception as error:
         return Answer(order.job, "lost", f"{type(error).__name__}: {error}")
 
@@ -62,6 +64,19 @@ def _note(order: Order, answer: Answer) -> Note:
         __version__,
         answer.console,
     )
+
+
+def _keep(order: Order, answer: Answer, ledger: Ledger) -> tuple[Kept, list[str]]:
+    """Keep what became of a job.  Raises UsageError, with the run elsewhere, where it cannot be."""
+    try:
+        return ledger.keep(answer, _note(order, answer))
+    except UsageError as error:
+        if not answer.run:
+            raise
+        descriptor, path = tempfile.mkstemp(prefix=f"{answer.job}-", suffix=".json")
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(answer.run)
+        raise UsageError(f"{error}; the run is in {path}") from None
 
 
 def carry_out(
@@ -87,7 +102,7 @@ def carry_out(
         for future in done:
             order, again = waiting.pop(future)
             answer = _answer(order, future)
-            kept, differences = ledger.keep(answer, _note(order, answer))
+            kept, differences = _keep(order, answer, ledger)
             if again and answer.state == "done":
                 waiting[pool.submit(order, avoid=answer.where)] = order, False
             yield Ended(order, answer, kept, differences)

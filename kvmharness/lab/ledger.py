@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from kvmharness.model.note import DIFFERING, NOTE, PART, RUN, Note, State
 from kvmharness.model.run import Run
 
 LOCK = ".lock"
+# What `files` calls a file of ours that it has not finished.
+SCRATCH = re.compile(r"\..+-[0-9a-f]{16}(\.differing\d*)?\.(json|note|part)\.[0-9a-f]{8}")
 
 Kept = Literal["new", "same", "differs", "noted"]
 
@@ -100,8 +103,8 @@ class Ledger:
             ) from None
         with self._locked():
             # Whoever writes holds the lock, so nobody is at these.
-            for suffix in (RUN, NOTE, PART):
-                for left in self.folder.glob(f".*{suffix}.????????"):
+            for left in self.folder.iterdir():
+                if SCRATCH.fullmatch(left.name):
                     left.unlink(missing_ok=True)
 
     @contextmanager

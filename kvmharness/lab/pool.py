@@ -22,6 +22,8 @@ from kvmharness.model import runfile
 from kvmharness.model.note import State
 
 HERE = "here"
+# Why nobody does a job any more.
+GONE = "the scheduler is gone; the same command goes on from here"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ and the tools of the lab, no network but to the scheduler, and no kernel.
 from __future__ import annotations
 
 import hashlib
+import socket
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future
@@ -16,13 +17,13 @@ from pathlib import Path
 from typing import Any, Self
 
 from kvmharness import cache
-from kvmharness.errors import HarnessError, UsageError
+from kvmharness.errors import HarnessError, LabLost, UsageError
 from kvmharness.kernel import config, modules
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.lab import ledger, machines, pool
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.ledger import Answer
-from kvmharness.lab.pool import Order
+from kvmharness.lab.pool import GONE, Order
 
 INSTALL = "pip install 'kvmharness[cluster]'"
 CONNECT_S = 20.0
@@ -118,6 +119,14 @@ def _carry(data: Any) -> Any:
     return data
 
 
+def _reach(address: str) -> None:
+    """Raise OSError or ValueError where nobody listens: Dask would say so in forty lines."""
+    from distributed.comm.addressing import parse_address, parse_host_port  # noqa: PLC0415 - optional
+
+    _, where = parse_address(address)
+    socket.create_connection(parse_host_port(where, default_port=8786), CONNECT_S).close()
+
+
 class Cluster:
     """Has orders carried out by the workers of a Dask scheduler."""
 
@@ -129,25 +138,34 @@ class Cluster:
             raise UsageError(f"--scheduler: dask.distributed is not here; {INSTALL}") from None
         connect: Any = distributed.Client
         try:
+            _reach(address)
             self._client = connect(
                 address, timeout=CONNECT_S, set_as_default=False, name="kvmharness"
             )
         except (OSError, ValueError, TypeError) as error:
+            why = getattr(error, "strerror", None) or str(error) or "no answer"
             raise UsageError(
-                f"--scheduler {address}: {str(error) or 'no answer'}; start one by `dask scheduler`"
+                f"--scheduler {address}: {why}; start one by `dask scheduler`"
             ) from None
         self._executor = self._client.get_executor(pure=False)
         self._capsule: dict[str, Any] = {}
         self._kernels: dict[tuple[Kernel, str], Any] = {}
 
+    def _workers(self) -> dict[str, int]:
+        """Return how many jobs each worker does at once.  Raises LabLost."""
+        try:
+            found: dict[str, int] = self._client.nthreads()
+        except OSError:
+            raise LabLost(GONE) from None
+        return found
+
     def width(self) -> int:
-        threads: dict[str, int] = self._client.nthreads()
-        return max(1, sum(threads.values()))
+        return max(1, sum(self._workers().values()))
 
     def submit(self, order: Order, avoid: str = "") -> Future[Answer]:
         kernel = self._kernel(order.target.kernel, order.target.machine.vendor)
         parts = [self._part(part) for part in order.plan.capsule or ()]
-        others = [worker for worker in self._client.nthreads() if worker != avoid]
+        others = [worker for worker in self._workers() if worker != avoid]
         # Where the others are gone, any will do.
         where = {"workers": others, "allow_other_workers": True} if avoid and others else {}
         found: Future[Answer] = self._executor.submit(perform, order, kernel, *parts, **where)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from pathlib import Path
@@ -166,11 +168,27 @@ def test_what_is_no_run_is_measured_again_and_stays_beside_it(kept: Ledger, text
 
 
 def test_what_a_killed_process_had_half_written_is_cleared(kept: Ledger) -> None:
-    for name in (".job.json.0123abcd", ".job.note.0123abcd"):
+    job = f"6.1-tdp-{'0123456789abcdef'}"
+    for name in (
+        f".{job}.json.0123abcd",
+        f".{job}.differing2.json.0123abcd",
+        f".{job}.note.01234567",
+    ):
         (kept.folder / name).write_text("{")
-    (kept.folder / ".mine.json").write_text("{}")
+    for name in (".mine.json.20240101", ".mine.json", f"{job}.json.0123abcd"):
+        (kept.folder / name).write_text("{}")
     kept.prepare()
-    assert names(kept.folder) == [".mine.json"]
+    assert names(kept.folder) == [".mine.json", ".mine.json.20240101", f"{job}.json.0123abcd"]
+
+
+def test_what_cannot_be_kept_is_saved_elsewhere(
+    kept: Ledger, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    shutil.rmtree(kept.folder)
+    with pytest.raises(UsageError, match=r"No such file or directory.*the run is in") as error:
+        carried_out(["job"], [answer(made_up_lab_run())], kept)
+    assert runfile.read(Path(str(error.value).rpartition(" ")[2])).cases
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:

@@ -94,11 +94,13 @@ def _number(value: float) -> str:
 def _add(parent: ET.Element, tag: str, text: str = "", **attributes: str | float) -> ET.Element:
     """Add an element; an attribute `class_` is class, an underscore a hyphen."""
     given = {
-        key.rstrip("_").replace("_", "-"): value if isinstance(value, str) else _number(value)
+        key.rstrip("_").replace("_", "-"): (
+            printable(value) if isinstance(value, str) else _number(value)
+        )
         for key, value in attributes.items()
     }
     element = ET.SubElement(parent, tag, given)
-    element.text = text or None
+    element.text = printable(text) or None
     return element
 
 
@@ -170,7 +172,7 @@ class _Chart:
         mark = _add(group, "a", href=href, class_="point" if filled else "point hollow")
         drawn = _add(mark, "path", d=shape, transform=f"translate({_number(x)} {_number(y)})")
         drawn.set("style", f"--class:var({colour})")
-        _add(drawn, "title", printable(f"{point.name} {line.way}: {_told(result, cost, total)}"))
+        _add(drawn, "title", f"{point.name} {line.way}: {_told(result, cost, total)}")
 
 
 def _costs(point: Point, line: Line) -> tuple[float, float]:
@@ -201,7 +203,7 @@ def chart(
         "aria-labelledby": name,
         "class": "chart",
     }
-    _add(root, "title", printable(title), id=name)
+    _add(root, "title", title, id=name)
     first_point = lines[0].points[0]
     result = first(first_point, lines[0].case)
     drawn.axes(f"{result.unit if result else ''}/op")
