@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -93,13 +94,22 @@ class Folder(NamedTuple):
     left_out: dict[str, str]
 
 
+def _by_age(folder: Path) -> list[str]:
+    """Return the names in a folder, the oldest files first.  Raises OSError."""
+    ages = []
+    for entry in os.scandir(folder):
+        with suppress(FileNotFoundError):  # somebody else's, who has renamed it meanwhile
+            ages.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+    return [name for _, name in sorted(ages)]
+
+
 def folder(path: Path) -> Folder:
-    """Read what a timeline's folder holds, whatever else may lie there.
+    """Read what a timeline's folder holds, the oldest files first, whatever else may lie there.
 
     Raises UsageError for what is no folder that can be read.
     """
     try:
-        names = sorted(os.listdir(path))
+        names = _by_age(path)
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name a timeline's folder") from None
     found = Folder([], {}, [], {})

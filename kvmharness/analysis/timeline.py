@@ -139,13 +139,14 @@ def _way(run: Run) -> Way:
 
 
 def _newest(files: Iterable[RunFile]) -> list[RunFile]:
-    """Return the last run of each boot: a later one was measured by a later tool."""
+    """Return the last run of each boot: a later one was measured by a later tool.
+
+    In a lab every run starts at one time, so it is the order of the files that tells.
+    """
     of_boots: dict[int, RunFile] = {}
     for file in files:
         assert file.run.host.lab
-        boot = file.run.host.lab.boot
-        if boot not in of_boots or file.run.started >= of_boots[boot].run.started:
-            of_boots[boot] = file
+        of_boots[file.run.host.lab.boot] = file
     return [of_boots[boot] for boot in sorted(of_boots)]
 
 
@@ -268,7 +269,7 @@ def _is_step(row: CaseComparison, least: float) -> bool:
 
 
 def timeline(files: Sequence[RunFile], first: Place | None = None) -> Timeline:
-    """Return the lines of classified runs, of kernels from `first` on."""
+    """Return the lines of classified runs, the older ones first, of kernels from `first` on."""
     left_out = {f.name: why for f in files if (why := _why_left_out(f.run, first))}
     taken = [file for file in files if file.name not in left_out]
     names = _names(taken)
