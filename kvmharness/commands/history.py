@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kvmharness.kernel.resolve import Kernel
     from kvmharness.lab.boot import LabMachine
     from kvmharness.lab.campaign import Ended
+    from kvmharness.lab.capsule import Part
     from kvmharness.lab.pool import Order, Pool
 
 SUITE = "timeline"
@@ -70,13 +71,13 @@ class How:
     rebuild: bool
     twice: bool
 
-    def plan(self, kinds: Sequence[LabMachine]) -> LabPlan:
+    def plan(self, kinds: Sequence[LabMachine], parts: Sequence[Part]) -> LabPlan:
         """Return what to measure.  Raises UsageError."""
         suite = self.suite or (None if self.patterns else SUITE)
         chosen = suites.load(suite).within(self.patterns) if suite else cases.select(self.patterns)
         settings = {kind.clock: for_lab(kind.clock, self.vms, self.samples) for kind in kinds}
         # Without the suite's name: it would be another job, with the same figures.
-        return LabPlan(chosen, settings, None, None, None, capsule=capsule.own(with_perf=True))
+        return LabPlan(chosen, settings, None, None, None, capsule=parts)
 
 
 class _Jobs:
@@ -85,7 +86,8 @@ class _Jobs:
     def __init__(self, asked: Asked, how: How, ledger: Ledger) -> None:
         self._asked, self._how, self._ledger = asked, how, ledger
         kinds = booting.kinds(how.machine)
-        self._plan = how.plan(kinds)
+        self._parts = capsule.own(with_perf=True)
+        self._plan = how.plan(kinds, self._parts)
         chosen = [variants.parse(text) for text in how.variants]
         self._ways = [(kind, variant) for kind in kinds for variant in chosen]
         # A slip in a name is told before an hour of measuring.
@@ -107,7 +109,8 @@ class _Jobs:
         try:
             for kind, variant in self._ways:
                 target = Target(kernel, variant, kind, f"-{kind.name}")
-                yield pool.order(target, self._plan, self._plan.capsule or ())
+                capsule.spare(self._parts)
+                yield pool.order(target, self._plan, self._parts)
         except errors.UsageError as error:
             self._lost(kernel.named, error)
 

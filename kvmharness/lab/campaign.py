@@ -12,6 +12,7 @@ from kvmharness import __version__
 from kvmharness.errors import LabLost, UsageError
 from kvmharness.lab.ledger import Answer, Kept, Ledger
 from kvmharness.lab.pool import GONE, Order, Pool, digest
+from kvmharness.model import runfile
 from kvmharness.model.note import Note
 
 # So many times the jobs that are done at once are asked for: nobody waits for the next one.
@@ -33,13 +34,24 @@ def is_there(job: str, ledger: Ledger) -> bool:
     return ledger.run(job) is not None or ledger.note(job) is not None
 
 
+def _why_no_run(answer: Answer) -> str:
+    """Return why what came is no run; empty where it is one."""
+    if answer.sha256 != digest(answer.run):
+        return f"the run came damaged from {answer.where}"
+    try:
+        runfile.decode(answer.run, answer.where)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
 def _checked(order: Order, answer: Answer) -> Answer:
     """Return an answer that is one to this order, or one that says what it is instead."""
     why = ""
     if answer.job != order.job:
         why = f"{answer.where} has other tools or files: it did {answer.job}; install the same ones"
-    elif answer.sha256 != digest(answer.run) and answer.state == "done":
-        why = f"the run came damaged from {answer.where}"
+    elif answer.state == "done":
+        why = _why_no_run(answer)
     return Answer(order.job, "lost", why, where=answer.where) if why else answer
 
 

@@ -304,6 +304,13 @@ def own(*, with_perf: bool) -> list[Part]:
     return [part for part in (base(), perf() if with_perf else None) if part]
 
 
+def spare(parts: Sequence[Part]) -> None:
+    """Keep parts from being taken away, for an hour from now.  Raises UsageError if one is gone."""
+    for part in parts:
+        if not _use(part.path.parent):
+            raise UsageError("capsule: it was taken out of the cache; start again")
+
+
 def digest(parts: Sequence[Part]) -> str:
     """Return the sha256 that names what measures: of the parts' own, in their order."""
     return hashlib.sha256("".join(part.sha256 for part in parts).encode()).hexdigest()

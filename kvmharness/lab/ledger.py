@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import platform
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -79,6 +80,8 @@ def name_of(target: Target, plan: LabPlan, parts: Sequence[Part]) -> str:
         "settings": msgspec.to_builtins(plan.settings[machine.clock]),
         "boot": target.boot,
         "capsule": capsule.digest(parts),
+        # By the clock of instructions the machine around it is no matter.
+        "host": None if machine.clock == "insn" else platform.node(),
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{target.label}-{digest[:16]}"

@@ -163,6 +163,12 @@ class Cluster:
         return max(1, sum(self._workers().values()))
 
     def submit(self, order: Order, avoid: str = "") -> Future[Answer]:
+        """Have a job done, by another worker than `avoid` where there is another.
+
+        Raises LabLost where the scheduler is gone, UsageError for a job that is no other machine's.
+        """
+        if order.target.machine.clock != "insn":
+            raise UsageError("--scheduler: time is each machine's own; use --machine tcg-svm")
         kernel = self._kernel(order.target.kernel, order.target.machine.vendor)
         parts = [self._part(part) for part in order.plan.capsule or ()]
         others = [worker for worker in self._workers() if worker != avoid]

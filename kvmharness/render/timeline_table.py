@@ -29,7 +29,8 @@ def sentence(step: Step) -> str:
         told = f"{row.case}: {costs} {unit}/op, {figure(factor)}x {row.verdict}{why}"
     else:
         told = f"{row.case}: the class is {row.verdict} ({old.class_} → {new.class_}), not the cost"
-    return f"{told}; {row.said}" if "→" in row.said else told
+    said = row.said if "→" in row.said and row.said not in told else ""
+    return f"{told}; {said}" if said else told
 
 
 def between(step: Step) -> str:

@@ -182,6 +182,17 @@ def test_the_inside_loads_from_the_capsule_alone(tmp_path: Path) -> None:
     assert str(Path(sys.prefix)) not in done.stdout.replace("/usr", "")
 
 
+def test_a_part_that_is_gone_is_told(tmp_path: Path) -> None:
+    place = tmp_path / "key"
+    place.mkdir()
+    os.utime(place, (0, 0))
+    capsule.spare([capsule.Part(place / "part.cpio", "")])
+    assert place.stat().st_mtime > 0
+    place.rmdir()
+    with pytest.raises(UsageError, match="taken out of the cache"):
+        capsule.spare([capsule.Part(place / "part.cpio", "")])
+
+
 @pytest.mark.parametrize("python", ["/usr/bin/python3"])
 def test_debians_python_makes_one_too(python: str, tmp_path: Path) -> None:
     """The libraries of the tests' own Python serve: only the interpreter is another."""

@@ -237,6 +237,14 @@ def test_an_answer_that_came_damaged_is_none(kept: Ledger) -> None:
     assert ended.answer.reason == "the run came damaged from there"
 
 
+def test_an_answer_that_is_no_run_is_none(kept: Ledger) -> None:
+    (ended,) = carried_out(
+        ["job"], [Answer("job", "done", run=b"{", sha256=pool.digest(b"{"))], kept
+    )
+    assert ended.answer.state == "lost"
+    assert "not JSON or cut short" in ended.answer.reason
+
+
 def test_a_worker_that_fails_is_noted_and_the_others_go_on(kept: Ledger) -> None:
     answers: list[Answer | BaseException] = [
         RuntimeError("no disk"),

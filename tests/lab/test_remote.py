@@ -17,7 +17,8 @@ import pytest
 from kvmharness.errors import LabLost, UsageError
 from kvmharness.kernel import variants
 from kvmharness.kernel.resolve import Kernel
-from kvmharness.lab import campaign, machines, pool, remote
+from kvmharness.lab import campaign, machines, pool, qemu, remote
+from kvmharness.lab.boot import LabMachine
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.ledger import Answer, Ledger
 from kvmharness.lab.machines import TCG_SVM
@@ -75,7 +76,7 @@ def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         threads_per_worker=1,
         processes=False,
         protocol="tcp",
-        dashboard_address=None,
+        dashboard_address=":0",
         host="127.0.0.1",
     ) as cluster:
         yield cluster.scheduler_address
@@ -155,6 +156,13 @@ def test_a_kernel_that_does_not_boot_is_lost_there_and_noted_here(
     assert found
     assert found.state == "lost"
     assert "vmlinuz" in found.reason
+
+
+def test_real_time_is_not_sent_elsewhere(kernel: Kernel, tmp_path: Path, address: str) -> None:
+    order = asked(kernel, tmp_path)
+    machine = LabMachine("kvm", qemu.KVM, "host", "kvm_amd", "tsc")
+    with remote.Cluster(address) as cluster, pytest.raises(UsageError, match="each machine's own"):
+        cluster.submit(replace(order, target=replace(order.target, machine=machine)))
 
 
 def test_where_the_scheduler_is_gone_nothing_is_noted(kernel: Kernel, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tests.support.kernels import CURED, need_lab
 from tests.support.short_timeline import JOBS, command, holds_the_same, measure
 
-pytestmark = [pytest.mark.lab, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 KILLS = 5
 # A machine with a fault: it takes other random numbers than it was told to.
@@ -151,7 +151,7 @@ def test_a_worker_that_is_killed_takes_nothing_along(
     )
     begun(tmp_path, "other")
     other.kill()
-    _, said = process.communicate(timeout=600)
+    _, said = process.communicate(timeout=1500)
     assert process.returncode == 0, said
     holds_the_same(folder, expected[0])
 

@@ -21,7 +21,7 @@ def command(folder: Path, *more: str) -> list[str]:
     return [*start, *variants, *SHORT, "-o", str(folder), *(more or ("-j", "1"))]
 
 
-def measure(folder: Path, *more: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+def measure(folder: Path, *more: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
     """Measure it, to the end."""
     return subprocess.run(
         command(folder, *more), capture_output=True, text=True, check=False, timeout=timeout
