@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,14 +148,31 @@ def _by_version(offer: Offer) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", offer.version)[:6]]
 
 
+def whole(names: Iterable[str]) -> list[str]:
+    """Return the kernels of `names` whose files are all among them.
+
+    A mirror may have dropped the modules of an older split one, and kept its image.
+    """
+    there = set(names)
+
+    def is_whole(name: str) -> bool:
+        version = name.removeprefix("linux-image-")
+        split = f"linux-binary-{version}" in there
+        return not split or f"linux-modules-{version}" in there
+
+    return [name for name in sorted(there) if is_kernel_package(name) and is_whole(name)]
+
+
 def offers() -> list[Offer]:
     """Return the plain kernels that apt's mirror offers, oldest first.  Raises UsageError."""
     options = _updated()
     names = _run(
-        ["apt-cache", *options, "search", "--names-only", "^linux-image-[0-9]"], "apt-cache search"
+        ["apt-cache", *options, "search", "--names-only", "^linux-(image|binary|modules)-[0-9]"],
+        "apt-cache search",
     )
-    wanted = [line.split(" ")[0] for line in names.splitlines()]
-    wanted = [name for name in wanted if is_kernel_package(name) and is_plain(name)]
+    wanted = [
+        name for name in whole(line.split(" ")[0] for line in names.splitlines()) if is_plain(name)
+    ]
     if not wanted:
         return []
     found = parse_offers(_run(["apt-cache", *options, "madison", *wanted], "apt-cache madison"))
@@ -171,6 +188,13 @@ def _parts(options: list[str], name: str) -> list[str]:
         f"kernel {name}",
     )
     depends = re.findall(r"^\s*\|?Depends: (\S+)", shown, re.MULTILINE)
+    # In angle brackets apt names what it has not got.
+    missing = [part.strip("<>") for part in depends if part.startswith("<linux-modules-")]
+    if missing:
+        raise UsageError(
+            f"kernel {name}: apt's mirror has its image and no {missing[0]}; `kvmharness kernels "
+            "list` shows those that are whole"
+        )
     found = [name]
     for part in depends:
         if PART.fullmatch(part):

@@ -58,6 +58,28 @@ def test_offers_come_once() -> None:
     ]
 
 
+def test_a_split_kernel_without_its_modules_is_not_offered() -> None:
+    names = [
+        "linux-image-6.1.0-56-amd64",
+        *("linux-image-7.0.4+deb13-amd64", "linux-binary-7.0.4+deb13-amd64"),
+        *("linux-image-7.3.4+deb13-amd64", "linux-binary-7.3.4+deb13-amd64"),
+        "linux-modules-7.3.4+deb13-amd64",
+    ]
+    assert debian.whole(names) == ["linux-image-6.1.0-56-amd64", "linux-image-7.3.4+deb13-amd64"]
+
+
+def test_a_split_kernel_without_its_modules_is_not_fetched(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(debian, "_updated", lambda: [])
+    depends = "  Depends: linux-binary-7.0.4-amd64\n  Depends: <linux-modules-7.0.4-amd64>\n"
+    monkeypatch.setattr(debian, "_run", lambda command, what: depends)
+    with pytest.raises(UsageError, match=r"its image and no linux-modules-7\.0\.4-amd64; "):
+        debian.fetch("linux-image-7.0.4-amd64", lambda debs, into: None)
+    assert not debian.place("linux-image-7.0.4-amd64").exists()
+
+
 def test_a_host_without_apt(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from pyperf import BenchmarkSuite as Suite
 from rich.console import Console
 
-from kvmharness.analysis import compare, expectations, load, stats
+from kvmharness.analysis import compare, expectations, load, stats, timeline
 from kvmharness.analysis.summary import summarise
 from kvmharness.errors import UsageError
 from kvmharness.model import runfile
-from kvmharness.render import compare_table, curves, distributions, tables
+from kvmharness.render import compare_table, curves, distributions, tables, timeline_table
 from kvmharness.render.export import csv as long_form
 from kvmharness.render.export import junit, ktap, pyperf
-from kvmharness.render.report import page
+from kvmharness.render.report import page, timeline_page
 from tests.analysis.test_summary import swept
 from tests.render.test_export import read_ktap
 from tests.render.test_report import Page
@@ -189,6 +189,21 @@ def test_any_value_anywhere_is_reported_or_refused(tmp_path: Path, text: str) ->
     written = written_or_refused(lambda: page.render(load.summarised([tmp_path])).encode())
     if written is not None:
         Page(written.decode())
+
+
+@hostile(150)
+def test_any_value_anywhere_is_in_a_timeline_or_left_out(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    (tmp_path / "b.json").write_text(json.dumps(GOOD))
+    held = load.folder(tmp_path)
+    found = timeline.timeline(held.runs)
+    shown = io.StringIO()
+    timeline_table.show(found, Console(file=shown, width=tables.WIDTH))
+    assert "\x1b" not in shown.getvalue()
+    written = timeline_page.render(found, [], held.left_out)
+    Page(written)
+    assert "\x1b" not in written
+    assert "<script>x" not in written
 
 
 EXPECTED = [

@@ -23,7 +23,7 @@ from tests.support.made_up_explanation import file as explained
 from tests.support.samples import made_up_case, made_up_ends, made_up_lab_run, made_up_run
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
-VOID = {"meta", "br", "path", "use", "rect"}
+VOID = {"meta", "br", "path", "use", "rect", "input"}
 
 
 class Page(HTMLParser):

@@ -156,8 +156,8 @@ class _Chart:
             x, y = at[step.after.name]
             key = (line.case, way, step.before.name, step.after.name)
             mark = _add(group, "a", href=f"#{self._anchors.steps[key]}", class_="step")
-            drawn = _add(mark, "path", d=f"M{_number(x)} {_number(y - 8)}l-4-7h8z")
-            _add(drawn, "title", f"step: {step.before.name} → {step.after.name}: {step.row.said}")
+            _add(mark, "path", d=f"M{_number(x)} {_number(y - 8)}l-4-7h8z")
+            _add(mark, "title", f"step: {step.before.name} → {step.after.name}: {step.row.said}")
 
     def _point(self, group: ET.Element, line: Line, point: Point, x: float, y: float) -> None:
         result = first(point, line.case)
@@ -172,7 +172,7 @@ class _Chart:
         mark = _add(group, "a", href=href, class_="point" if filled else "point hollow")
         drawn = _add(mark, "path", d=shape, transform=f"translate({_number(x)} {_number(y)})")
         drawn.set("style", f"--class:var({colour})")
-        _add(drawn, "title", f"{point.name} {line.way}: {_told(result, cost, total)}")
+        _add(mark, "title", f"{point.name} {line.way}: {_told(result, cost, total)}")
 
 
 def _costs(point: Point, line: Line) -> tuple[float, float]:
