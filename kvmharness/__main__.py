@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 
@@ -14,6 +15,8 @@ def _let_it_end() -> None:
 def main() -> None:
     """Run the command line."""
     _let_it_end()
+    # numpy's library has a thread, and 80 MiB, for each CPU otherwise; none of it is of use here.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from kvmharness import cli  # noqa: PLC0415 - that is the loading
 
     try:

@@ -82,11 +82,12 @@ class _Group(click.Group):
                 # Whoever ends us gets the same care as Ctrl-C: files, probes, perf are let go.
                 if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's, a shell's with &
                     signal.signal(number, signal.default_int_handler)
+            streams.check_memory()
             try:
                 return super().invoke(ctx)
             finally:
                 sys.stdout.flush()
-        except (OSError, MemoryError) as error:
+        except (OSError, MemoryError, ImportError) as error:
             what = streams.system_failure(error)
             if what is None:
                 _report_bug(error)

@@ -188,7 +188,7 @@ def _measure(asked: Asked, output: Path | None) -> int:
     except Exception as error:
         ended = ended or error
     options.tell_kept(target)
-    if isinstance(ended, Exception) and not (target and unwritten is None):
+    if unwritten or (isinstance(ended, Exception) and not target):
         measuring.rescue(record)
     if unwritten:
         raise unwritten

@@ -5,13 +5,25 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import signal
 import sys
 from typing import Any, NoReturn
 
-from kvmharness.errors import EXIT_USAGE, StdoutLost
+from kvmharness.errors import EXIT_USAGE, StdoutLost, UsageError
 
 STDOUT = 1
+# Of address space: a report takes 230 MiB.
+LEAST_MEMORY = 384 << 20
+
+
+_TOO_MANY_FILES = "files: no more may be open at once; raise the limit (ulimit -n 1024)"
+_LIMITS = {
+    errno.EMFILE: _TOO_MANY_FILES,
+    errno.ENFILE: _TOO_MANY_FILES,
+    # Of fork and clone: nothing here reads without waiting.
+    errno.EAGAIN: "processes: no more may be started; raise the limit (ulimit -u)",
+}
 
 
 class _Stdout(io.FileIO):
@@ -53,17 +65,32 @@ def give_up(lost: StdoutLost) -> NoReturn:
     sys.exit(EXIT_USAGE)
 
 
-def system_failure(error: OSError | MemoryError) -> str | None:
+def check_memory() -> None:
+    """Raise UsageError where numpy's library would get too little: it hangs then, or ends us."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if resource.RLIM_INFINITY != limit < LEAST_MEMORY:
+        raise UsageError(
+            f"memory: the limit is {limit >> 20} MiB, {LEAST_MEMORY >> 20} are needed; raise it "
+            f"(ulimit -v {LEAST_MEMORY >> 10})"
+        )
+
+
+def _is_for_memory(error: Exception) -> bool:
+    """Tell whether it failed for want of memory, which the loader says in words only."""
+    if isinstance(error, ImportError):
+        return "failed to map segment" in str(error) or "annot allocate memory" in str(error)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+
+
+def system_failure(error: Exception) -> str | None:
     """Say in a line what the system refused us, and what to do; None for what looks like a bug."""
-    if isinstance(error, MemoryError) or error.errno == errno.ENOMEM:
+    if _is_for_memory(error):
         return "memory: there is no more to be had; free some, or raise the limit (ulimit -v)"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "files: no more may be open at once; raise the limit (ulimit -n 1024)"
-    if error.errno == errno.EAGAIN:  # of fork and clone; nothing here reads without waiting
-        return "processes: no more may be started; raise the limit (ulimit -u)"
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in _LIMITS:
+        return _LIMITS[error.errno]
     where = error.filename or "temporary files"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS):
         return f"{where}: {error.strerror}; make room, or set TMPDIR to another folder"
-    if error.filename is not None:
-        return f"{where}: {error.strerror}; see what is there"
-    return None
+    return None if error.filename is None else f"{where}: {error.strerror}; see what is there"
