@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -31,6 +32,8 @@ from kvmharness.model import runfile
 from kvmharness.model.clocks import Clock
 from kvmharness.model.host import L0, Emulator, Host, Lab
 from kvmharness.model.run import Run
+
+T = TypeVar("T")
 
 # No sign of life for so long is a hang, however short the time limit inside.
 SILENT_S = 120.0
@@ -60,6 +63,14 @@ def _lab(target: Target, hashes: dict[str, str], parts: Sequence[Part]) -> Lab:
     )
 
 
+def _told(data: bytes, kind: type[T]) -> T:
+    """Return what a machine sent.  Raises LabLost: one that went mad may send anything."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise LabLost(f"it sent what is no {kind.__name__}: {error}; see its console") from None
+
+
 def _lab_of_inner(target: Target, lab: Lab, hashes: dict[str, str], left: Left) -> Lab:
     """Return the lab of the kernel inside, with the machine below it as it described itself."""
     monitor = target.machine.inner
@@ -67,7 +78,7 @@ def _lab_of_inner(target: Target, lab: Lab, hashes: dict[str, str], left: Left) 
     assert monitor
     below = None
     if HOST in left.files:
-        below = msgspec.json.decode(left.files[HOST], type=Host)
+        below = _told(left.files[HOST], Host)
         below.lab = lab
     return msgspec.structs.replace(
         lab,
@@ -159,7 +170,7 @@ def _result(target: Target, plan: LabPlan, run: Run | None, left: Left, folder: 
     if left.lost:
         level = "L0 " if target.inner else ""
         return Result(target, run, lost=LabLost(f"{level}{left.lost}", left.lost.console))
-    outcome = msgspec.json.decode(left.files[OUTCOME], type=JobOutcome)
+    outcome = _told(left.files[OUTCOME], JobOutcome)
     if outcome.state == "skipped":
         return Result(target, skipped=_at_its_level(target, outcome.reason))
     # Of two kernels the inner one, where it has begun to speak.
