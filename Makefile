@@ -11,7 +11,7 @@ LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
 	$(wildcard guests/* kvmharness/lab/*.[ch])
 
-.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline clean
+.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline soak clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -67,6 +67,13 @@ nested: $(VENV)/built
 timeline: $(VENV)/built
 	$(BIN)/kvmharness timeline --debian --machine tcg-svm,bochs-vmx -o timeline
 	$(BIN)/kvmharness report --timeline timeline -o docs/timeline.html
+
+# What docs/reliability.md has the figures of: an hour or more; they are in soak.txt then.
+soak: $(VENV)/built
+	rm -f soak.txt
+	KVMHARNESS_SOAK=$(CURDIR)/soak.txt $(BIN)/pytest -q tests/reliability tests/guest/test_hostile.py \
+		tests/measure/test_selftest.py
+	cat soak.txt
 
 packages:
 	@./scripts/packages.sh
