@@ -7,7 +7,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -70,14 +69,24 @@ def measure(
 
 def rescue(run: Run) -> None:
     """Save a run that nobody gave a file, as showing it is what failed; say where it is."""
-    for folder in (None, Path.cwd(), Path.home()):
+    for folder in (tempfile.gettempdir, os.getcwd, lambda: os.path.expanduser("~")):
         with contextlib.suppress(OSError):
-            descriptor, path = tempfile.mkstemp(prefix="kvmharness-", suffix=".json", dir=folder)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(runfile.encode(run))
+            path = _saved(runfile.encode(run), folder())
             print(f"kvmharness: what was measured is in {path}", file=sys.stderr)
             return
     print("kvmharness: what was measured is lost: no folder takes it", file=sys.stderr)
+
+
+def _saved(data: bytes, folder: str) -> str:
+    """Write a new file in a folder, whole, and return its path.  Raises OSError."""
+    descriptor, path = tempfile.mkstemp(prefix="kvmharness-", suffix=".json", dir=folder)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+    except BaseException:
+        os.unlink(path)
+        raise
+    return path
 
 
 def allowed_priority(wanted: int | None) -> int | None:

@@ -51,6 +51,7 @@ def take_over() -> None:
         encoding=given.encoding,
         errors="backslashreplace",
         line_buffering=given.line_buffering,
+        write_through=given.write_through,
     )
 
 

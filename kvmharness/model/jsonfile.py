@@ -27,6 +27,10 @@ def decode(data: bytes, kind: type[T]) -> T:
     UnicodeDecodeError or RecursionError.
     """
     value = msgspec.json.decode(data, type=kind)
-    # msgspec takes the last of two.  What passed it holds no number that float refuses.
-    json.loads(data.decode(), object_pairs_hook=_once, parse_int=float, strict=False)
+    text = data.decode()
+    try:
+        # msgspec takes the last of two.
+        json.loads(text, object_pairs_hook=_once, parse_int=float, strict=False)
+    except json.JSONDecodeError as error:
+        raise msgspec.DecodeError(str(error)) from None
     return value
