@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support import failing_ioctl
-from tests.support.soak import SOAK, note
+from tests.support.soak import SHARE, SOAK, note
 
 pytestmark = [
     pytest.mark.kvm,
@@ -32,9 +32,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Werror"]
     subprocess.run(["cc", *flags, "-o", library, failing_ioctl.SOURCE, "-ldl"], check=True)
     (folder / "empty").mkdir()
-    how = "all" if SOAK else "some"
+    share = str(SHARE if SOAK else 0)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.failing_ioctl", how, "long64/cr0_wp"],
+        [sys.executable, "-m", "tests.support.failing_ioctl", share, "long64/cr0_wp"],
         # Without perf, whose starts would take most of the time.
         env={**os.environ, "LD_PRELOAD": str(library), "PATH": str(folder / "empty")},
         cwd=ROOT,

@@ -1,4 +1,7 @@
-"""The same tests long or short: `make soak` sets KVMHARNESS_SOAK to a file for their figures."""
+"""The same tests long or short: `make soak` sets KVMHARNESS_SOAK to a file for their figures.
+
+KVMHARNESS_SOAK_SHARE, 1 at most, is how much of a whole soak is done.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ import os
 from pathlib import Path
 
 SOAK = os.environ.get("KVMHARNESS_SOAK")
+SHARE = float(os.environ.get("KVMHARNESS_SOAK_SHARE", "1"))
 
 
 def times(few: int, many: int) -> int:
-    """Return how often to do it: `many` times in a soak."""
-    return many if SOAK else few
+    """Return how often to do it: `many` times in a whole soak."""
+    return max(few, round(many * SHARE)) if SOAK else few
 
 
 def note(what: str, **figures: object) -> None:
