@@ -7,9 +7,10 @@ import signal
 
 
 def _let_it_end() -> None:
-    """Have Ctrl-C end us silently: Python would print what it was busy with."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Have a signal end us silently: Python would print what it was busy with."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def main() -> None:

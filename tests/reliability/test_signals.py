@@ -105,7 +105,8 @@ def test_polite_signals_leave_what_was_measured_and_nothing_else(place: Place) -
             _, said = running.communicate(timeout=120)
         assert said == "", number
         codes[running.returncode] = codes.get(running.returncode, 0) + 1
-        assert running.returncode in (0, 3, 130), number
+        # All was done where it ended by the signal itself.
+        assert running.returncode in (0, 3, 130, -number), number
         if place.file.exists():
             run = runfile.read(place.file)
             assert run.finished or running.returncode == 130
