@@ -13,6 +13,9 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_ext import build_ext
 
+# Setuptools' own, under its old name: it has no other.
+from distutils.command.install_data import install_data  # isort: skip
+
 ROOT = Path(__file__).parent
 GUESTS = ROOT / "guests"
 LAB = ROOT / "kvmharness" / "lab"
@@ -76,7 +79,21 @@ class BuildWithGuests(build_ext):
         (destination / "index.json").write_text(json.dumps(index, indent=1) + "\n")
 
 
+class InstallManual(install_data):
+    """Install the manual pages and the shells' completions, made of the commands' help."""
+
+    def run(self) -> None:
+        made = ROOT / "build" / "manual"
+        command = [sys.executable, str(ROOT / "scripts" / "manual.py"), str(made)]
+        subprocess.run(command, check=True)
+        for path in sorted(path for path in made.rglob("*") if path.is_file()):
+            self.data_files.append((str(path.parent.relative_to(made)), [str(path)]))
+        super().run()
+
+
 setup(
     cffi_modules=["kvmharness/kvm/core_build.py:ffibuilder"],
-    cmdclass={"build_ext": BuildWithGuests},
+    cmdclass={"build_ext": BuildWithGuests, "install_data": InstallManual},
+    # What there is besides is made by then.
+    data_files=[("share/doc/kvmharness", ["README.md", "CHANGELOG.md"])],
 )

@@ -21,7 +21,7 @@ def main() -> None:
     from kvmharness import cli  # noqa: PLC0415 - that is the loading
 
     try:
-        cli.main()
+        cli.main(prog_name="kvmharness")
     finally:
         _let_it_end()
 

@@ -28,6 +28,7 @@ LEAVES = frozenset({"errors", "text", "files", "inputs", "cache", "child", "scra
 # Measuring: model, kvm <- counters <- guest <- measure <- lab <- commands.
 # Reading: model <- analysis <- render <- commands.
 MAY_IMPORT: dict[str, frozenset[str]] = {
+    "_version": frozenset(),
     "errors": frozenset(),
     "text": frozenset(),
     "files": frozenset({"errors"}),

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kvmharness.kernel.resolve import Kernel
 
 F = TypeVar("F", bound=Callable[..., Any])
+# click before 8.2 has no type for what a parameter becomes.
+IntType = click.ParamType[int] if TYPE_CHECKING else click.ParamType
 
 
 boots = click.option(
@@ -41,7 +43,7 @@ class Number(click.FloatRange):
         return number
 
 
-class Pin(click.ParamType[int]):
+class Pin(IntType):
     name = "CPU|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
@@ -83,7 +85,7 @@ def kernels(named: Sequence[str], recipe: Recipe) -> list[Kernel]:
     return found
 
 
-class Priority(click.ParamType[int]):
+class Priority(IntType):
     name = "N|none"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
