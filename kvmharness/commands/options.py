@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from kvmharness.kernel.resolve import Kernel
 
 F = TypeVar("F", bound=Callable[..., Any])
-# click before 8.2 has no type for what a parameter becomes.
-IntType = click.ParamType[int] if TYPE_CHECKING else click.ParamType
+
+if TYPE_CHECKING:
+
+    class IntType(click.ParamType[int]):
+        """What becomes a number; click before 8.2 cannot say so while it runs."""
+else:
+    IntType = click.ParamType
 
 
 boots = click.option(
