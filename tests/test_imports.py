@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "lab": LEAVES | {"model", "kvm", "counters", "guest", "measure", "kernel", "analysis"},
     "commands": LEAVES
     | {"model", "kvm", "counters", "guest", "measure", "kernel", "analysis", "render", "lab"},
+    "api": LEAVES | {"model", "kvm", "guest", "measure", "analysis", "render"},
     "cli": LEAVES | {"commands"},
     "__main__": frozenset({"cli"}),
 }

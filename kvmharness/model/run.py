@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from kvmharness.errors import UsageError
 from kvmharness.model.cases import Case
 from kvmharness.model.clocks import Clock
 from kvmharness.model.host import Host
@@ -203,6 +204,34 @@ class Run(msgspec.Struct):
     finished: str | None = None
     cases: list[CaseResult] = []
     slopes: list[Slope] = []
+
+    def frame(self) -> Any:
+        """Return the samples as a pandas DataFrame, a row each, for a notebook.
+
+        Columns: case, mode, op, class, vm (its number), per_op (in `unit`), and one for each
+        parameter that some case has, 0 where a case has not.  Raises UsageError without pandas.
+        """
+        try:
+            import pandas  # noqa: PLC0415 - heavy, and no part of what is installed
+        except ImportError:
+            raise UsageError("frame: pandas is not installed; pip install pandas") from None
+        params = sorted({name for case in self.cases for name in case.params})
+        rows = [
+            {
+                "case": case.name,
+                "mode": case.mode,
+                "op": case.op,
+                "class": str(case.class_) if case.class_ else None,
+                "vm": vm,
+                "per_op": sample,
+                "unit": case.unit,
+                **{name: case.params.get(name, 0) for name in params},
+            }
+            for case in self.cases
+            for vm, sample in zip(case.vms, case.samples, strict=True)
+        ]
+        names = ["case", "mode", "op", "class", "vm", "per_op", "unit", *params]
+        return pandas.DataFrame(rows, columns=names)
 
 
 def timestamp() -> str:
