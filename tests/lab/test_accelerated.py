@@ -81,7 +81,7 @@ def test_a_lab_of_machine_kvm_runs_in_a_host_that_nests(tmp_path: Path) -> None:
     files |= {module.file: path.read_bytes() for module, path in loaded}
     capsule.job(outer / "job.cpio", files, "\n".join(["echo progress in > /dev/ttyS1", *steps]))
     emulator = dataclasses.replace(qemu.TCG, memory_mib=L0_MIB, counts_opcodes=False)
-    parts = [capsule.base(), capsule.part("qemu", qemu.BINARY, with_qemu)]
+    parts = [capsule.base(), capsule.part("qemu", " ".join([qemu.BINARY, *ROMS]), with_qemu)]
     boot = Boot(
         kernel,
         dataclasses.replace(TCG_SVM, emulator=emulator),
