@@ -73,10 +73,12 @@ def cpu_s() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measure(wanted: Sequence[Target], cases: Sequence[str], output: Path) -> list[str]:
+def measure(
+    wanted: Sequence[Target], cases: Sequence[str], output: Path, *, count: bool = True
+) -> list[str]:
     """Measure what is not there yet, one at a time; return why some were lost."""
     planning.check_folder(output, wanted)
-    plan = LabPlan(select(cases), {"insn": SETTINGS}, None, None, output, perf=False)
+    plan = LabPlan(select(cases), {"insn": SETTINGS}, None, None, output, count=count, perf=False)
     lost = []
     for one in wanted:
         if (output / f"{one.label}.json").is_file():
@@ -162,7 +164,7 @@ def main() -> None:
     flat = [one for row in wanted.values() for one in row.values()]
     lost = [line for folder in folders for line in measure(flat, CASES, folder)]
     working = folders[0] / "progress"
-    lost += measure([target(*pair) for pair in PROGRESS], WORK, working)
+    lost += measure([target(*pair) for pair in PROGRESS], WORK, working, count=False)
     out = tables.console()
     out.print(Text("per L2 toggle: instructions of all levels / L0's exits / L0's MMU pages made"))
     out.print(
