@@ -10,6 +10,7 @@ import errno
 import itertools
 import json
 import os
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,7 @@ def chosen(names: list[str], share: float) -> Iterator[tuple[int, str]]:
     """Choose a share of all errors at all places; with 0 two at the first place of each ioctl."""
     if share:
         everything = [(at, error) for at in range(len(names)) for error in ERRORS]
-        yield from everything[:: max(1, round(1 / share))]
+        yield from random.Random(16).sample(everything, round(share * len(everything)))
         return
     others = itertools.cycle(ERRORS[1:])
     for at, name in enumerate(names):
