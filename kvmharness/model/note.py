@@ -8,6 +8,8 @@ from typing import Literal
 
 import msgspec
 
+from kvmharness import inputs
+
 SCHEMA = "kvmharness.note/1"
 # What follows a job's name: its run; why it has none, and a part of one; a run of the same job
 # with other figures, which a number may follow.
@@ -37,6 +39,6 @@ def encode(note: Note) -> bytes:
 def read(path: Path) -> Note | None:
     """Return the note that a file holds, None where there is none that can be read."""
     with suppress(OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        note = msgspec.json.decode(path.read_bytes(), type=Note)
+        note = msgspec.json.decode(inputs.read(path), type=Note)
         return note if note.schema == SCHEMA else None
     return None

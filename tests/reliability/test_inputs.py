@@ -19,7 +19,7 @@ from kvmharness import cache, cli, inputs
 from kvmharness.errors import UsageError
 from kvmharness.kernel import image, resolve, unpacking
 from kvmharness.kernel.btf import Btf, BtfError
-from kvmharness.model import explanation, runfile
+from kvmharness.model import explanation, note, runfile
 from kvmharness.model.cases import MOST_CASES, select
 from tests.kernel.test_image import make_deb
 from tests.support import made_up_explanation
@@ -98,6 +98,10 @@ def test_a_fifo_in_a_folder_blocks_nobody(tmp_path: Path, good: Path, command: s
     done = call(READERS[command], stands_for)
     assert done.exit_code == 2
     assert "a.json: it is a FIFO" in done.stderr
+
+
+def test_a_note_that_is_a_fifo_is_none(tmp_path: Path) -> None:
+    assert note.read(fifo(tmp_path / "a.note")) is None
 
 
 def test_a_shells_pipe_is_read(good: Path) -> None:
