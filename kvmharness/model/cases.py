@@ -187,10 +187,13 @@ def _why_nothing(names: str, params: Iterable[str]) -> str:
     """Say why a pattern names no case, and what to write."""
     if not names:
         return "names no case before the @; put '*' there for all"
-    modes = {m for m in MODES for o in OPS if m in o.modes and fnmatchcase(f"{m}/{o.name}", names)}
-    for param in PARAMS:
-        if modes and param.name in params and not modes & set(param.modes):
+    found = [(m, o.name) for o in OPS for m in o.modes if fnmatchcase(f"{m}/{o.name}", names)]
+    modes, ops = {mode for mode, _ in found}, {op for _, op in found}
+    for param in PARAMS if found else ():
+        if param.name in params and not modes & set(param.modes):
             return f"matches nothing: {param.name} is for {', '.join(param.modes)} only"
+        if param.name in params and param.ops and not ops & set(param.ops):
+            return f"matches nothing: {param.name} is for the ops {', '.join(param.ops)} only"
     return "matches nothing; `kvmharness run --list '*'` shows what there is"
 
 

@@ -54,6 +54,7 @@ def test_parameter_selects_the_guests_that_have_it() -> None:
         ("nothing/*", "matches nothing"),
         ("real16/*@high=1", "matches nothing: high is for long64 only"),
         ("real16/*@pages=4,pcid=1", "pcid is for long64 only"),
+        ("*/cr0_wp@work=5", "matches nothing: work is for the ops syscall, fault, protected_"),
         ("@pcid=1", "names no case before the @; put '*' there for all"),
         ("nothing/*@pcid=1", "matches nothing; `kvmharness run --list '*'` shows what there is"),
         ("*/cr0_wp@speed=1", "no parameter 'speed'; there are: high, "),
