@@ -11,7 +11,8 @@ LAB_KERNEL := 6.1
 INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
 	$(wildcard guests/* kvmharness/lab/*.[ch])
 
-.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline soak clean
+.PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline soak \
+	deb lock clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -74,6 +75,17 @@ soak: $(VENV)/built
 	KVMHARNESS_SOAK=$(CURDIR)/soak.txt $(BIN)/pytest -q tests/reliability tests/guest/test_hostile.py \
 		tests/measure/test_selftest.py
 	cat soak.txt
+
+# A package for the Debian that this is, in dist/.
+deb:
+	./scripts/deb.sh
+
+# Pin what set-up installs, by hash, anew: after a change of the dependencies in pyproject.toml.
+lock: $(VENV)/built
+	$(BIN)/pip install --quiet --disable-pip-version-check 'pip-tools>=7'
+	CUSTOM_COMPILE_COMMAND='make lock' $(BIN)/pip-compile --quiet --upgrade --generate-hashes \
+		--allow-unsafe --strip-extras --extra test --no-annotate --no-emit-index-url \
+		--no-emit-find-links --no-emit-trusted-host -o requirements.lock pyproject.toml
 
 packages:
 	@./scripts/packages.sh
