@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -63,6 +64,13 @@ def test_every_target_of_make_is_one(page: Path) -> None:
     assert set(re.findall(r"`make ([a-z-]+)`", page.read_text())) <= made
 
 
+def first_command(line: str) -> list[str]:
+    """Return the words of a shell line's first command, without what follows on it."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars="|;&")
+    lexer.whitespace_split = True
+    return list(itertools.takewhile(lambda word: not set(word) <= set("|;&"), lexer))
+
+
 def calls(page: Path) -> Iterator[list[str]]:
     """Return the command lines of a page that are whole, as words.
 
@@ -74,7 +82,7 @@ def calls(page: Path) -> Iterator[list[str]]:
         for line in block.splitlines():
             found = re.match(r"(?:\s*\$)?\s*(kvmharness [a-z].*)", line)
             if found:
-                yield shlex.split(found[1], comments=True)
+                yield first_command(found[1])
     for line in re.findall(r"`(kvmharness [a-z][^`]*)`", text):
         # NAME\|FILE in a table is one of either; [OPTIONAL] may be left out.
         whole = re.sub(r"\\\|\S*|\[[^]]*\]|\.\.\.", "", " ".join(line.split()))
