@@ -8,11 +8,28 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvmharness import inputs
 from kvmharness.errors import UsageError
+
+# Folder of the cache to what is in it.
+KINDS = {
+    "apt": "lists of Debian's packages",
+    "packages": "Debian's kernels, unpacked",
+    "debs": "kernels from .deb files, unpacked",
+    "images": "kernel images, uncompressed",
+    "modules": "links to the modules of built kernels",
+    "roles": "which MMU-role code kernels have",
+    "kvm": "KVM's modules, ready to be loaded",
+    "trees": "kernel sources and what they are built in",
+    "built": "kernels that were built",
+    "capsules": "what runs inside a lab",
+    "snapshots": "machines that were saved when KVM was loaded",
+    "jobs": "folders of labs that run, or were killed",
+    "runs": "marks of the runs under way",
+}
 
 
 def folder(*parts: str) -> Path:
@@ -55,6 +72,29 @@ def made_once(path: Path, make: Callable[[Path], None]) -> Path:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
     return path
+
+
+def remove(place: Path) -> None:
+    """Take a folder away at once: half of one would be taken for a whole one."""
+    gone = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        place.rename(gone)
+    except FileNotFoundError:  # somebody else did
+        pass
+    finally:
+        shutil.rmtree(gone, ignore_errors=True)
+
+
+def size(place: Path) -> int:
+    """Return the bytes that a file or a folder takes on the disk."""
+    total = 0
+    for folder, folders, names in os.walk(place):
+        for name in [*folders, *names]:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
+    with suppress(FileNotFoundError):
+        total += os.lstat(place).st_blocks * 512
+    return total
 
 
 def digest(path: Path) -> str:

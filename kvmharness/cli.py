@@ -14,6 +14,7 @@ import click
 from kvmharness import __version__, errors
 from kvmharness.commands import (
     bisect,
+    cache,
     check,
     compare,
     doctor,
@@ -138,6 +139,7 @@ for _command in (
     progress.progress,
     explain.explain,
     doctor.doctor,
+    cache.cache,
     tune.tune,
 ):
     main.add_command(_command)

@@ -24,3 +24,10 @@ def suites(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[
 
     names = [CompletionItem(name) for name in built_in() if name.startswith(incomplete)]
     return names or [CompletionItem(incomplete, type="file")]
+
+
+def cached(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Complete a kind of what the cache holds."""
+    from kvmharness.cache import KINDS
+
+    return [CompletionItem(n, help=what) for n, what in KINDS.items() if n.startswith(incomplete)]

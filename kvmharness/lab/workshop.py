@@ -49,3 +49,17 @@ def _sweep(folder: Path) -> None:
     with suppress(OSError), (folder / ALIVE).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def busy() -> int:
+    """Return how many workshops are in use."""
+    found = 0
+    for alive in cache.folder("jobs").glob(f"*-*/{ALIVE}"):
+        try:
+            with alive.open() as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found += 1
+        except OSError:  # it was closed meanwhile
+            continue
+    return found
