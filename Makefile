@@ -12,7 +12,7 @@ INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_buil
 	$(wildcard guests/* kvmharness/lab/*.[ch])
 
 .PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline soak \
-	deb lock clean
+	deb lock lab-time clean
 
 bench: $(VENV)/built
 	$(BIN)/kvmharness run -o run.json
@@ -62,6 +62,10 @@ mutants: $(VENV)/built
 # Two levels: what an L2's toggle costs L0, kernel by kernel.
 nested: $(VENV)/built
 	$(BIN)/python bench/nested.py
+
+# How long a lab takes, and where the time goes.
+lab-time: $(VENV)/built
+	$(BIN)/python bench/lab_time.py
 
 # Debian's kernels, the oldest and the newest of each series, on both vendors: two hours of CPU time.
 # It may be interrupted, and grows by what is new.

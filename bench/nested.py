@@ -78,7 +78,7 @@ def measure(
 ) -> list[str]:
     """Measure what is not there yet, one at a time; return why some were lost."""
     planning.check_folder(output, wanted)
-    plan = LabPlan(select(cases), {"insn": SETTINGS}, None, None, output, count=count, perf=False)
+    plan = LabPlan(select(cases), {"insn": SETTINGS}, None, None, output, count=count)
     lost = []
     for one in wanted:
         if (output / f"{one.label}.json").is_file():

@@ -38,11 +38,18 @@ class Asked(NamedTuple):
 
 
 def ask(
-    recipe: Recipe, variant: str, chosen: Sequence[Case], kind: LabMachine, boots: int | None
+    recipe: Recipe,
+    variant: str,
+    chosen: Sequence[Case],
+    kind: LabMachine,
+    boots: int | None,
+    *,
+    snapshots: bool = True,
 ) -> Asked:
     """Settle all that is the same for every kernel.  Raises UsageError.
 
-    It is booted `boots` times, None: as often as a comparison by the machine's clock wants.
+    It is booted `boots` times, None: as often as a comparison by the machine's clock wants;
+    without `snapshots` from the start each time.
     """
     from kvmharness import cache
     from kvmharness.kernel import variants
@@ -52,7 +59,8 @@ def ask(
 
     asked = variants.parse(variant)
     cache.folder()
-    plan = planning.LabPlan(chosen, {kind.clock: for_lab(kind.clock)}, None, None, None)
+    settings = {kind.clock: for_lab(kind.clock)}
+    plan = planning.LabPlan(chosen, settings, None, None, None, snapshots=snapshots)
     return Asked(recipe, asked, kind, plan, boots or CLOCKS[kind.clock].boots)
 
 

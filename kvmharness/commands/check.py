@@ -42,6 +42,7 @@ def _asked(
     variant: str,
     machine: str | None,
     boots: int | None,
+    snapshots: bool,
     expected: list[Expectation],
 ) -> Asked:
     """Settle how a kernel is booted to measure what is expected, and each case's `empty`."""
@@ -52,7 +53,7 @@ def _asked(
     kinds = booting.kinds(machine)
     if len(kinds) > 1:
         raise errors.UsageError(f"--machine {machine}: check boots one machine; name one")
-    return booting.ask(recipe, variant, chosen, kinds[0], boots)
+    return booting.ask(recipe, variant, chosen, kinds[0], boots, snapshots=snapshots)
 
 
 def _booted(kernel: str, asked: Asked, bisect: bool) -> list[Run]:
@@ -127,6 +128,7 @@ def _show(outcomes: Sequence[tuple[str, Answered]], several: bool) -> None:
 )
 @click.option("--machine", metavar="NAME", help="With --lab: as `lab --machine`, but one.")
 @options.boots
+@options.snapshots
 @options.built
 def check(
     file: tuple[Path, ...],
@@ -136,6 +138,7 @@ def check(
     variant: str,
     machine: str | None,
     boots: int | None,
+    snapshots: bool,
     config: Path | None,
     reuse: bool,
 ) -> None:
@@ -161,7 +164,7 @@ def check(
     with _ending_with(errors.EXIT_BISECT_ABORT if bisect else None):
         expected = expectations.parse_all(texts)
         if lab:
-            asked = _asked(recipe, variant, machine, boots, expected)
+            asked = _asked(recipe, variant, machine, boots, snapshots, expected)
             named = {str(kernel): _booted(str(kernel), asked, bisect) for kernel in file}
             checked = list(named.items())
         else:

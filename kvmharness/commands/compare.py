@@ -28,7 +28,12 @@ def _names(paths: tuple[Path, ...]) -> list[str]:
 
 
 def _booted(
-    paths: tuple[Path, ...], recipe: Recipe, variant: str, kind: LabMachine, boots: int | None
+    paths: tuple[Path, ...],
+    recipe: Recipe,
+    variant: str,
+    kind: LabMachine,
+    boots: int | None,
+    snapshots: bool,
 ) -> list[Side]:
     """Boot what the paths name as kernels; each is a side that has one run per boot."""
     from kvmharness.analysis import compare
@@ -36,7 +41,8 @@ def _booted(
     from kvmharness.model import suites
 
     named = [str(path) for path in paths]
-    asked = booting.ask(recipe, variant, suites.load("quick").cases, kind, boots)
+    quick = suites.load("quick").cases
+    asked = booting.ask(recipe, variant, quick, kind, boots, snapshots=snapshots)
     sides = zip(_names(paths), booting.runs_of(named, asked), strict=True)
     return [compare.side(name, runs) for name, runs in sides]
 
@@ -67,6 +73,7 @@ def _side(path: Path, name: str) -> Side:
     help="With --lab: as `lab --machine`; a table for each. [kvm where it works]",
 )
 @options.boots
+@options.snapshots
 @click.option(
     "--explain",
     metavar="CASE",
@@ -91,6 +98,7 @@ def compare(
     variant: str,
     machine: str | None,
     boots: int | None,
+    snapshots: bool,
     explain: str | None,
     form: str,
     config: Path | None,
@@ -117,7 +125,7 @@ def compare(
     recipe = Recipe(config, reuse=reuse) if lab else None
     share = None if threshold is None else threshold / 100
     found: list[tuple[str | None, Comparison]] = []
-    for title, sides in _tables(paths, recipe, variant, machine, boots):
+    for title, sides in _tables(paths, recipe, variant, machine, boots, snapshots):
         compared = [(title, comparing.compare(sides[0], side, share)) for side in sides[1:]]
         if form == "table":  # as soon as it is there
             _show(compared, first=not found)
@@ -147,6 +155,7 @@ def _tables(
     variant: str,
     machine: str | None,
     boots: int | None,
+    snapshots: bool,
 ) -> Iterator[tuple[str | None, list[Side]]]:
     """Yield what is compared in a table of its own: what to call it, if need be, and its sides."""
     from kvmharness.commands import booting
@@ -157,7 +166,7 @@ def _tables(
     kinds = booting.kinds(machine)
     for kind in kinds:
         title = f"{kind.name}, {kind.vendor}" if len(kinds) > 1 else None
-        yield title, _booted(paths, recipe, variant, kind, boots)
+        yield title, _booted(paths, recipe, variant, kind, boots, snapshots)
 
 
 def _show(found: Sequence[tuple[str | None, Comparison]], *, first: bool) -> None:

@@ -121,7 +121,6 @@ def _boot(
             None,
             folder,
             count=False,
-            perf=one.inner is None,
         )
         with watching.watch([target]) as heard:
             results += matrix.measure([target], plan, 1, heard)

@@ -86,7 +86,7 @@ class _Jobs:
     def __init__(self, asked: Asked, how: How, ledger: Ledger) -> None:
         self._asked, self._how, self._ledger = asked, how, ledger
         kinds = booting.kinds(how.machine)
-        self._parts = capsule.own(with_perf=True)
+        self._parts = capsule.own()
         self._plan = how.plan(kinds, self._parts)
         chosen = [variants.parse(text) for text in how.variants]
         self._ways = [(kind, variant) for kind in kinds for variant in chosen]

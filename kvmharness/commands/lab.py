@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
-from kvmharness.commands import completion
+from kvmharness.commands import completion, options
 from kvmharness.commands.options import Number, built, kernels
 from kvmharness.model.clocks import LAB_PRECISION, LAB_TIMEOUT_S
 
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
 )
 @click.option("--shell", is_flag=True, help="Measure nothing: give a shell in the booted kernel.")
 @built
+@options.snapshots
 @click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
 @click.option(
     "--boots",
@@ -104,6 +105,7 @@ def lab(
     shell: bool,
     config: Path | None,
     reuse: bool,
+    snapshots: bool,
     jobs: int | None,
     boots: int,
     vms: int | None,
@@ -153,7 +155,9 @@ def lab(
     planning.check_labels(targets)
     if output:
         planning.check_folder(output, targets)
-    plan = planning.LabPlan(chosen, chosen_settings, suite_name, kvm_modules, output)
+    plan = planning.LabPlan(
+        chosen, chosen_settings, suite_name, kvm_modules, output, snapshots=snapshots
+    )
     jobs = jobs or len(os.sched_getaffinity(0))
     sys.exit(_measure(targets, plan, min(jobs, len(targets))))
 
@@ -187,7 +191,6 @@ def _measure(targets: list[Target], plan: LabPlan, jobs: int) -> int:
 
 
 def _show(result: Result) -> None:
-    from kvmharness.commands import options
     from kvmharness.render import curves
 
     name = result.target.label

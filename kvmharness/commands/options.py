@@ -32,6 +32,17 @@ boots = click.option(
 )
 
 
+snapshots = click.option(
+    "--no-snapshot",
+    "snapshots",
+    is_flag=True,
+    flag_value=False,
+    default=True,
+    help="Boot each machine: go on with none that was saved when KVM was loaded. The figures are "
+    "the same.",
+)
+
+
 def tell_kept(output: Output | None) -> None:
     """Say, on stderr, where the file that a result replaced is now."""
     if output and output.kept:

@@ -60,6 +60,16 @@ def between(before: Reading, after: Reading) -> Work:
     return Work(worked, after.at - before.at)
 
 
+def idle_ns(proc: Path = PROC) -> int | None:
+    """Return how long the first CPU has idled, None where this kernel does not say."""
+    try:
+        text = (proc / "timer_list").read_text()
+    except OSError:
+        return None
+    found = IDLE.search(text)
+    return int(found[1]) if found and int(found[1]) else None
+
+
 class DeferredWork:
     """Reads the work of others off this kernel.
 
@@ -83,12 +93,7 @@ class DeferredWork:
 
     def _idle(self) -> int | None:
         """Return how long the one CPU has idled, None where this kernel does not say."""
-        try:
-            text = (self._proc / "timer_list").read_text()
-        except OSError:
-            return None
-        found = IDLE.search(text)
-        return int(found[1]) if found and int(found[1]) else None
+        return idle_ns(self._proc)
 
     def _why_no_threads(self) -> str | None:
         worked = self._threads()

@@ -5,10 +5,12 @@
 #include <cpuid.h>
 #include <errno.h>
 #include <linux/kvm.h>
+#include <linux/perf_event.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/io.h>
 #include <sys/ioctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -146,6 +148,60 @@ static void kvmh_trace_next(uint32_t label)
 			__asm__ volatile(".byte 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 0");
 	}
 	__asm__ volatile(".byte 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 2");
+}
+
+/*
+ * The I/O ports of an emulated machine, for what runs as root inside it.  /dev/port writes bytes
+ * only, and there are devices that take nothing but two at once.
+ */
+static int kvmh_ports(unsigned long first, unsigned long count)
+{
+	return ioperm(first, count, 1) ? -errno : 0;
+}
+
+static void kvmh_out8(uint16_t port, uint8_t value)
+{
+	outb(value, port);
+}
+
+static void kvmh_out16(uint16_t port, uint16_t value)
+{
+	outw(value, port);
+}
+
+static void kvmh_in8(uint16_t port, uint8_t *buffer, unsigned long count)
+{
+	insb(port, buffer, count);
+}
+
+/*
+ * Count an event on a thread (0: the calling one), perf_event_open(2), from kvmh_event_switch() on.
+ * What is read from it is struct { u64 count, enabled, running; }.  Returns a descriptor.
+ */
+static int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int host_only, int thread)
+{
+	struct perf_event_attr attr = {
+		.type = type,
+		.size = sizeof(attr),
+		.config = config,
+		.read_format = PERF_FORMAT_TOTAL_TIME_ENABLED | PERF_FORMAT_TOTAL_TIME_RUNNING,
+		.disabled = 1,
+		.exclude_host = guest_only != 0,
+		.exclude_guest = host_only != 0,
+	};
+	int fd = syscall(SYS_perf_event_open, &attr, thread, -1, -1, PERF_FLAG_FD_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
+static int kvmh_event_filter(int fd, const char *filter)
+{
+	return ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter) < 0 ? -errno : 0;
+}
+
+static int kvmh_event_switch(int fd, int on)
+{
+	return ioctl(fd, on ? PERF_EVENT_IOC_ENABLE : PERF_EVENT_IOC_DISABLE, 0) < 0 ? -errno : 0;
 }
 
 /* Says that what those samples left for later is done: another such form. */

@@ -65,6 +65,13 @@ int kvmh_run(int vcpu, struct kvm_run *run, uint64_t timeout_ns, uint32_t *preem
 int kvmh_ioctl(int fd, unsigned long request, uintptr_t argument);
 void kvmh_cpuid(uint32_t leaf, uint32_t registers[4]);
 void kvmh_trace_next(uint32_t label);
+int kvmh_ports(unsigned long first, unsigned long count);
+void kvmh_out8(uint16_t port, uint8_t value);
+void kvmh_out16(uint16_t port, uint16_t value);
+void kvmh_in8(uint16_t port, uint8_t *buffer, unsigned long count);
+int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int host_only, int thread);
+int kvmh_event_filter(int fd, const char *filter);
+int kvmh_event_switch(int fd, int on);
 void kvmh_trace_settled(void);
 """
 
@@ -81,6 +88,7 @@ REQUESTS = """
 CONSTANTS = """
     KVMIO KVM_API_VERSION KVM_EXIT_IO_IN KVM_EXIT_IO_OUT KVM_MP_STATE_HALTED KVM_MP_STATE_RUNNABLE
     KVM_STATS_TYPE_MASK KVM_STATS_TYPE_CUMULATIVE KVM_PIT_SPEAKER_DUMMY WATCHDOG_SIGNAL_OFFSET
+    PERF_TYPE_HARDWARE PERF_TYPE_TRACEPOINT PERF_COUNT_HW_CPU_CYCLES PERF_COUNT_HW_INSTRUCTIONS
 """.split()
 
 

@@ -8,6 +8,7 @@ macro of <linux/kvm.h>.
 from __future__ import annotations
 
 import errno
+import os
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -21,10 +22,16 @@ __all__ = [
     "REQUESTS",
     "answer",
     "cpuid",
+    "event_filter",
+    "event_open",
+    "event_switch",
     "ffi",
     "ioctl",
     "lib",
     "new",
+    "open_ports",
+    "port_read",
+    "port_write",
     "run",
     "trace_next",
     "trace_settled",
@@ -123,6 +130,51 @@ def trace_next(label: int) -> None:
     NOPs (see lab/plugin.h): only a lab that traces hears of it.
     """
     lib.kvmh_trace_next(label)
+
+
+def open_ports(first: int, count: int) -> None:
+    """Let this process use I/O ports of the machine (ioperm(2)).  Raises OSError."""
+    error: int = lib.kvmh_ports(first, count)
+    if error:
+        raise OSError(-error, f"I/O ports: {os.strerror(-error)}")
+
+
+def port_write(port: int, value: int, size: int = 1) -> None:
+    """Write a byte, or with `size` 2 two at once, to a port that open_ports() has opened."""
+    (lib.kvmh_out16 if size == 2 else lib.kvmh_out8)(port, value)
+
+
+def port_read(port: int, count: int) -> bytes:
+    """Read a port that open_ports() has opened `count` times, a byte each."""
+    buffer = ffi.new("uint8_t[]", max(count, 1))
+    lib.kvmh_in8(port, buffer, count)
+    return bytes(ffi.buffer(buffer, count))
+
+
+def _check(result: int, call: str) -> int:
+    if result < 0:
+        raise OSError(-result, f"{call}: {errno.errorcode.get(-result)}: {os.strerror(-result)}")
+    return result
+
+
+def event_open(kind: int, config: int, exclude: str = "", thread: int = 0) -> int:
+    """Count an event of the kernel's on a thread (0: this one) once it is switched on.
+
+    `exclude` "host" or "guest" leaves that side out.  Returns a descriptor that reads as three
+    64-bit numbers: count, ns enabled, ns counted.  Source: perf_event_open(2).  Raises OSError.
+    """
+    found = lib.kvmh_event_open(kind, config, exclude == "host", exclude == "guest", thread)
+    return _check(found, "perf_event_open")
+
+
+def event_filter(descriptor: int, text: str) -> None:
+    """Count only those of a tracepoint for which `text` holds.  Raises OSError."""
+    _check(lib.kvmh_event_filter(descriptor, text.encode()), f"filter {text!r}")
+
+
+def event_switch(descriptor: int, on: bool) -> None:
+    """Start or stop counting.  Raises OSError."""
+    _check(lib.kvmh_event_switch(descriptor, on), "perf_event_open: switch")
 
 
 def trace_settled() -> None:

@@ -64,6 +64,8 @@ class Bochs:
         "reboot=t",
     )
     terminal: bool = True
+    # Debian's saves a machine by its windows only.
+    saves: bool = False
 
     def missing(self) -> list[str]:
         """Return the Debian packages that it needs and that are not here."""
@@ -78,6 +80,10 @@ class Bochs:
     def version(self) -> str:
         """Return Bochs' version.  Raises UsageError where it is not installed."""
         return _version()
+
+    def identity(self, boot: Boot) -> None:
+        """Return nothing: no machine of its stops."""
+        del boot
 
     def command(self, boot: Boot) -> list[str]:
         """Return Bochs' command, with its files and the disk written to the job's folder.

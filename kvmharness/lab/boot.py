@@ -24,8 +24,9 @@ class Emulator(Protocol):
     """A program that a kernel is booted in: one object for each way it is run.
 
     `options` are the words that it needs on the kernel command line, `terminal` tells whether it
-    wants to run on one, `slowest` the seconds at most that a second of the clock inside takes
-    while the CPU inside is busy, on a machine that does other things too.
+    wants to run on one, `saves` whether its machine can stop and go on elsewhere (lab.hold),
+    `slowest` the seconds at most that a second of the clock inside takes while the CPU inside is
+    busy, on a machine that does other things too.
     """
 
     @property
@@ -37,6 +38,8 @@ class Emulator(Protocol):
     @property
     def terminal(self) -> bool: ...
     @property
+    def saves(self) -> bool: ...
+    @property
     def slowest(self) -> float: ...
 
     def missing(self) -> list[str]:
@@ -44,6 +47,12 @@ class Emulator(Protocol):
 
     def version(self) -> str:
         """Return its version.  Raises UsageError where it is not installed."""
+
+    def identity(self, boot: Boot) -> object:
+        """Return what moves an instruction of a machine that stops, but kernel and archives.
+
+        It is what JSON can say, None where no machine stops.
+        """
 
     def command(self, boot: Boot) -> list[str]:
         """Write what it reads into the boot's folder and return the command that runs it.
@@ -98,12 +107,25 @@ class LabMachine:
 
 
 @dataclass(frozen=True)
+class Stop:
+    """Open files for a machine that stops: its memory, and the socket of its monitor.
+
+    It goes on with the `job` that lies in this file; None for one that is yet to stop.
+    """
+
+    memory: int
+    monitor: int
+    job: Path | None = None
+
+
+@dataclass(frozen=True)
 class Boot:
     """A kernel to boot in a machine, with the archives that make its first root, in this order.
 
     `options` follow on the kernel command line; `folder` is the job's, the emulator's to write
     into; `silent_s` bounds the time between two signs of life once the inside has begun;
-    `samples` is how many each VM gives, 0 where nobody is to look into them.
+    `samples` is how many each VM gives, 0 where nobody is to look into them; `stop` is for a
+    machine that stops or goes on.
     Boots of another `number` differ in what real boots differ in, and are the same every time.
     """
 
@@ -115,6 +137,7 @@ class Boot:
     silent_s: float
     number: int = 1
     samples: int = 1
+    stop: Stop | None = None
 
     def command_line(self) -> str:
         """Return the kernel command line."""

@@ -1,9 +1,9 @@
 """The capsule: one initramfs that holds all that runs inside a booted kernel.
 
 The base is busybox, the Python that runs here with its libraries, the modules that the inside
-loads, compiled, and the guests; perf is a part of its own.  Both are made once and kept in the
-cache for as long as no file that went in has changed.  A job adds a small archive: KVM's modules
-and what to do.  The same files give the same bytes.
+loads, compiled, and the guests.  It is made once and kept in the cache for as long as no file that
+went in has changed.  A job adds a small archive: KVM's modules and what to do.  The same files give
+the same bytes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from kvmharness.errors import UsageError
 from kvmharness.lab import cpio
 
 INSIDE = "kvmharness.lab.inside"
-# Imported only when they are used, at the latest by the first perf that is started.
+# Imported only when they are used, at the latest by the first program that is started.
 LAZY = (
     "base64",
     "encodings.ascii",
@@ -251,9 +251,7 @@ def _evict(home: Path) -> None:
         used = {path: path.stat().st_mtime for path in made}
         for path in sorted(made, key=lambda path: used[path])[:-KEPT]:
             if time.time() - used[path] > SPARED_S:
-                # Gone at once: half an archive would be taken for a whole one.
-                gone = path.rename(path.with_name(f".{path.name}.gone"))
-                shutil.rmtree(gone, ignore_errors=True)
+                cache.remove(path)
 
 
 def part(
@@ -299,9 +297,9 @@ def perf() -> Part | None:
     return part("perf", [binary], lambda: [*items, *libraries([binary])])
 
 
-def own(*, with_perf: bool) -> list[Part]:
-    """Return the parts that are made here, with perf's where that is asked and to be had."""
-    return [part for part in (base(), perf() if with_perf else None) if part]
+def own() -> list[Part]:
+    """Return the parts that are made here and that measure."""
+    return [base()]
 
 
 def spare(parts: Sequence[Part]) -> None:

@@ -7,10 +7,11 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from kvmharness.child import environment
 from kvmharness.errors import LabLost
@@ -31,12 +32,32 @@ FATAL = re.compile(
 )
 
 
+class Control(Protocol):
+    """Who has a say in how a machine runs: `files` are open ones that the emulator is to have."""
+
+    @property
+    def files(self) -> Sequence[int]: ...
+
+    def begun(self) -> None:
+        """Hear that the emulator was started.  Raises LabLost."""
+
+    def over(self, said: Callable[[], str]) -> bool:
+        """Tell whether the machine has done all it is for; `said` tells the last that it said.
+
+        Raises LabLost.
+        """
+
+
 @dataclass
 class Left:
-    """What a machine left: the files that came whole, and why it was lost, if it was."""
+    """What a machine left: the files that came whole, and why it was lost, if it was.
+
+    `over`: it was ended when it had done all it was for.
+    """
 
     files: dict[str, bytes] = field(default_factory=dict)
     lost: LabLost | None = None
+    over: bool = False
 
 
 def said_last(folder: Path, log: str = CONSOLE) -> str:
@@ -79,9 +100,15 @@ class _Machine:
     """A machine that runs: its process and what has come out of its ports."""
 
     def __init__(
-        self, boot: Boot, process: subprocess.Popen[bytes], progress: Callable[[str], None]
+        self,
+        boot: Boot,
+        process: subprocess.Popen[bytes],
+        progress: Callable[[str], None],
+        control: Control | None,
     ) -> None:
         self._boot, self._process, self._progress = boot, process, progress
+        self._control = control
+        self._over = False
         self._receiver = Receiver(self._heard)
         self._doing = ""
         self._read = 0
@@ -110,6 +137,10 @@ class _Machine:
         if size != self._seen:
             self._seen, self._alive = size, time.monotonic()
 
+    def _said(self) -> str:
+        self._listen()
+        return self._doing
+
     def _why_too_long(self) -> str | None:
         """Return why to wait no longer, None to wait."""
         silent = time.monotonic() - self._alive
@@ -121,10 +152,15 @@ class _Machine:
         return None
 
     def follow(self) -> str | None:
-        """Wait for the end; return why it was ended, None where it ended by itself."""
+        """Wait for the end; return why it was ended, None where it ended or was over."""
+        if self._control:
+            self._control.begun()
         while self._process.poll() is None:
             time.sleep(POLL_S)
             self._listen()
+            if self._control and not self._done and self._control.over(self._said):
+                self._over = True
+                return None
             why = self._why_too_long()
             if why:
                 return why
@@ -134,8 +170,8 @@ class _Machine:
     def left(self, why: str | None) -> Left:
         """Return what it left, `why` it was ended where it did not end by itself."""
         boot, files = self._boot, self._receiver.files
-        if self._done:
-            return Left(files)
+        if self._done or self._over:
+            return Left(files, over=self._over)
         said = ""
         with suppress(OSError):
             said = (boot.folder / SAID).read_text(errors="replace")
@@ -163,7 +199,9 @@ class Runner:
             for process in self._running:
                 _kill(process)
 
-    def _start(self, boot: Boot, command: list[str], stack: ExitStack) -> subprocess.Popen[bytes]:
+    def _start(
+        self, boot: Boot, command: list[str], stack: ExitStack, inherited: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
         said = stack.enter_context((boot.folder / SAID).open("wb"))
         stdin, stdout = subprocess.DEVNULL, said.fileno()
         if boot.machine.emulator.terminal:
@@ -180,22 +218,26 @@ class Runner:
                 stdout=stdout,
                 stderr=said,
                 start_new_session=True,
+                pass_fds=inherited,
                 env=environment(TMPDIR=str(boot.folder), TERM="vt100"),
             )
             self._running.add(process)
         return process
 
-    def run(self, boot: Boot, progress: Callable[[str], None]) -> Left:
+    def run(
+        self, boot: Boot, progress: Callable[[str], None], control: Control | None = None
+    ) -> Left:
         """Boot, and return what the machine left when it is gone.
 
-        `progress` hears what the inside says that it does.  Raises LabLost after a stop,
-        UsageError where the emulator is not there, OSError where the folder is full.
+        `progress` hears what the inside says that it does.  Raises LabLost after a stop, and what
+        `control` raises; UsageError where the emulator is not there, OSError where the folder is
+        full.
         """
         command = boot.machine.emulator.command(boot)
-        progress("booting")
+        progress("resuming" if boot.stop and boot.stop.job else "booting")
         with ExitStack() as stack:
-            process = self._start(boot, command, stack)
-            machine = _Machine(boot, process, progress)
+            process = self._start(boot, command, stack, control.files if control else ())
+            machine = _Machine(boot, process, progress, control)
             try:
                 why = machine.follow()
             finally:

@@ -58,7 +58,7 @@ def measure(measured: Measured, plan: LabPlan, folder: Path, heard: Callable[[st
     `heard` is told what is done, `folder` takes the job's files and L1's console.  Raises
     UsageError for a kernel that cannot be booted so, KvmError where /dev/kvm is not open, OSError.
     """
-    parts = [part for part in (capsule.base(), capsule.perf() if plan.perf else None) if part]
+    parts = capsule.own()
     inside = packing.inside(measured, MONITOR, plan, parts, folder)
     for name, data in inside.files.items():
         (folder / name).write_bytes(data)

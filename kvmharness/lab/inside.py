@@ -15,13 +15,14 @@ from pathlib import Path
 import msgspec
 
 from kvmharness import child
+from kvmharness.counters.deferred import idle_ns
 from kvmharness.errors import HarnessError
 from kvmharness.guest import forced_emulation
 from kvmharness.kernel import variants
 from kvmharness.kernel.variants import Module
 from kvmharness.kvm.fds import System
-from kvmharness.lab import nested
-from kvmharness.lab.job import JOB, OUTCOME, RUN, SYMBOLS, Job, JobOutcome
+from kvmharness.lab import hold, nested
+from kvmharness.lab.job import JOB, OUTCOME, RUN, SETUP, SYMBOLS, Job, JobOutcome, Setup
 from kvmharness.lab.wire import Sender
 from kvmharness.measure import host
 from kvmharness.measure.collect import Plan, Step, collect
@@ -86,15 +87,27 @@ def _parameters() -> dict[str, dict[str, str]]:
     return {folder.name: host.read_folder(folder / "parameters") for folder in folders}
 
 
+class _Steps:
+    """What this kernel had done when each step was done: where a lab's time goes."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, int] = {}
+
+    def mark(self, name: str) -> None:
+        """Note that a step is done, again where it is done in parts."""
+        self.done[name] = time.monotonic_ns() - (idle_ns() or 0)
+
+
 class _Reporter:
     """Tells the host where a run stands, and sends it now and then as far as it has come."""
 
-    def __init__(self, sender: Sender) -> None:
-        self._sender = sender
+    def __init__(self, sender: Sender, steps: _Steps) -> None:
+        self._sender, self._steps = sender, steps
         self._sent = time.monotonic()
 
     def on_step(self, run: Run, step: Step) -> None:
         """Report a step."""
+        self._steps.mark(step.phase)
         if step.phase == "measured":
             number = (step.round - 1) * step.of + step.number
             self._sender.say(f"measuring {number} of {step.rounds * step.of}: {step.case}")
@@ -109,7 +122,7 @@ class _Reporter:
         self._sender.send(RUN, runfile.encode(run))
 
 
-def _measure(sender: Sender, job: Job) -> None:
+def _measure(sender: Sender, job: Job, steps: _Steps) -> None:
     """Do what the host asked for, and send the run."""
     plan = Plan(
         job.cases,
@@ -120,8 +133,9 @@ def _measure(sender: Sender, job: Job) -> None:
         warm_up=True,
         count=bool(job.count),
         below=job.below,
+        by_call=True,
     )
-    reporter = _Reporter(sender)
+    reporter = _Reporter(sender, steps)
     with System() as system:
         reporter.send(collect(system, plan, reporter.on_step))
 
@@ -137,32 +151,51 @@ def _displace(boot: int) -> bytes:
     return b"x" * ((boot - 1) * DISPLACEMENT)  # written, or it would be promised only
 
 
-def _do(sender: Sender) -> JobOutcome:
-    job = msgspec.json.decode((JOB_AT / JOB).read_bytes(), type=Job)
-    held = _displace(job.boot)
+def _set_up(sender: Sender, setup: Setup) -> str | None:
+    """Load KVM; return why it does not run as it should, None where it does."""
     sender.say("loading KVM")
-    for module in job.modules:
-        _load(JOB_AT, module, proves=job.inner is None)
-    if not job.modules and not KVM.exists():
+    for module in setup.modules:
+        _load(JOB_AT, module, proves=bool(setup.proves))
+    if not setup.modules and not KVM.exists():
         raise _Lost(
             "this kernel came without modules, and has no KVM built in; name its package, or a "
             "folder or tree with its modules"
         )
-    reason = variants.why_not_obeyed(job.wanted, _parameters())
+    return variants.why_not_obeyed(setup.wanted, _parameters())
+
+
+def _told(sender: Sender, setup: Setup) -> Job:
+    """Return what is to be measured."""
+    if not setup.stops:
+        return msgspec.json.decode((JOB_AT / JOB).read_bytes(), type=Job)
+    sender.say(hold.READY)
+    sender.drain()
+    return msgspec.json.decode(hold.until_told(), type=Job)
+
+
+def _do(sender: Sender, steps: _Steps) -> JobOutcome:
+    steps.mark("imported")
+    setup = msgspec.json.decode((JOB_AT / SETUP).read_bytes(), type=Setup)
+    held = _displace(setup.boot)
+    reason = _set_up(sender, setup)
     if reason:
         return JobOutcome("skipped", reason)
+    steps.mark("loaded")
     _settle()
+    steps.mark("quiet")
+    job = _told(sender, setup)
     outcome = JobOutcome("done")
     if job.inner:
         with System() as system:
             outcome = nested.run(system, job.inner, job.roles, JOB_AT, sender)
     else:
-        _measure(sender, job)
+        _measure(sender, job, steps)
+        steps.mark("sent")
     del held
     if job.symbols:
         sender.say("sending symbols")
         sender.send(SYMBOLS, _functions())
-    return outcome
+    return msgspec.structs.replace(outcome, steps=steps.done)
 
 
 def main() -> None:
@@ -175,7 +208,7 @@ def main() -> None:
 
 def _outcome(sender: Sender) -> JobOutcome:
     try:
-        return _do(sender)
+        return _do(sender, _Steps())
     except (_Lost, HarnessError, OSError) as error:
         return JobOutcome("lost", str(error))
     except Exception as error:

@@ -13,24 +13,37 @@ from kvmharness.model.clocks import Clock
 from kvmharness.model.host import Roles
 from kvmharness.model.run import Settings
 
-JOB, OUTCOME, RUN, SYMBOLS = "job.json", "outcome.json", "run.json", "kallsyms"
+SETUP, JOB = "setup.json", "job.json"
+OUTCOME, RUN, SYMBOLS = "outcome.json", "run.json", "kallsyms"
 # What came from a kernel inside is sent on under its name with this before it, its console too;
 # and the record of the machine that it ran in.
 INNER, CONSOLE, HOST = "inner-", "console", "host.json"
 
 
-class Job(msgspec.Struct, frozen=True):
-    """What to do inside: load `modules` in this order, check that KVM runs as `wanted`, measure.
+class Setup(msgspec.Struct, frozen=True):
+    """What is done before anything is measured: load `modules` in this order, check that KVM runs
+    as `wanted`.
 
-    `roles` is what the kernel's files told of its MMU-role code; `symbols` asks for the names of
-    its functions too, `count` for the counting passes; `boot` is the boot's number.  They are
-    numbers of one length: what a job of another length leaves free in memory moves a figure by an
-    instruction.  With `inner` another kernel is booted in this one, and measured instead;
-    `below`: this kernel is that one.
+    `boot` is the boot's number; `proves`: the W^X proof is of this kernel's KVM.  With `stops` the
+    machine stops then, and is told its job by who goes on with it; else the job lies beside this.
     """
 
     modules: list[Module]
     wanted: dict[str, dict[str, str]]
+    boot: int = 1
+    stops: int = 0
+    proves: int = 1
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What to measure inside.
+
+    `roles` is what the kernel's files told of its MMU-role code; `symbols` asks for the names of
+    its functions too, `count` for the counting passes.  They are numbers of one length: what a job
+    of another length leaves free in memory moves a figure by an instruction.  With `inner` another
+    kernel is booted in this one, and measured instead; `below`: this kernel is that one.
+    """
+
     roles: Roles
     cases: list[Case]
     settings: Settings
@@ -38,7 +51,6 @@ class Job(msgspec.Struct, frozen=True):
     suite: str | None
     symbols: int = 0
     count: int = 1
-    boot: int = 1
     inner: Inner | None = None
     below: bool = False
 
@@ -53,9 +65,11 @@ class Inner(msgspec.Struct, frozen=True):
 class JobOutcome(msgspec.Struct, frozen=True):
     """How it ended inside; `reason` says why it was skipped or lost, or which bug ended it.
 
-    `trace` is where the bug was.
+    `trace` is where the bug was; `steps` how long this kernel had worked when each step was done,
+    in ns of its clock.
     """
 
     state: Literal["done", "skipped", "lost", "bug"]
     reason: str | None = None
     trace: str = ""
+    steps: dict[str, int] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
@@ -13,18 +13,19 @@ from typing import TypeVar
 
 import msgspec
 
-from kvmharness import __version__
+from kvmharness import __version__, cache
 from kvmharness.analysis import summary
 from kvmharness.errors import HarnessError, LabBug, LabLost, UsageError
 from kvmharness.files import Output
 from kvmharness.kernel import config, kconfig, modules, resolve
-from kvmharness.lab import capsule, engine, opcodes, packing, trace
+from kvmharness.lab import capsule, engine, hold, opcodes, packing, stopped, trace
 from kvmharness.lab.boot import CONSOLE, Boot
 from kvmharness.lab.capsule import Part
 from kvmharness.lab.engine import Left, Runner
 from kvmharness.lab.job import CONSOLE as INNER_CONSOLE
 from kvmharness.lab.job import HOST, INNER, OUTCOME, RUN, JobOutcome
 from kvmharness.lab.nested import LEVEL
+from kvmharness.lab.packing import Packed
 from kvmharness.lab.planning import LabPlan, OnProgress, Result, Target, file_names
 from kvmharness.lab.workshop import Workshop
 from kvmharness.measure import host
@@ -134,25 +135,54 @@ def _refuse(target: Target) -> None:
             )
 
 
+def _stops(target: Target) -> bool:
+    """Tell whether the machine stops before it measures, and is told its job then."""
+    built = config.of(target.kernel)
+    # With two levels the job is a kernel, too much to be told.
+    return (
+        target.machine.emulator.saves
+        and target.inner is None
+        and built is not None
+        and built.get(hold.NEEDED) == "y"
+    )
+
+
+def _left(
+    boot: Boot,
+    packed: Packed,
+    parts: Sequence[Part],
+    snapshots: bool,
+    runner: Runner,
+    heard: Callable[[str], None],
+) -> Left:
+    """Run a target's machine, and return what it left.  Raises what Runner.run raises."""
+    if packed.job is None:
+        return runner.run(boot, heard)
+    archives = [*(part.sha256 for part in parts), cache.digest(boot.initrd[-1])]
+    name = stopped.key(boot, archives) if snapshots else None
+    return stopped.run(boot, packed.job, name, runner, heard)
+
+
 def _one(
     target: Target, plan: LabPlan, folder: Path, runner: Runner, progress: OnProgress
 ) -> Result:
     """Boot one target and return what became of it.  Raises LabLost."""
     _refuse(target)
-    parts = plan.capsule or capsule.own(with_perf=plan.perf)
-    inner_hashes: dict[str, str] = {}
-    if target.inner:
-        files, hashes, inner_hashes = packing.double(target, plan, parts, folder)
-    else:
-        files, hashes = packing.single(target, plan)
+    parts = plan.capsule or capsule.own()
+    stops = _stops(target)
+    packed = (
+        packing.double(target, plan, parts, folder)
+        if target.inner
+        else packing.single(target, plan, stops)
+    )
     archive = folder / "job.cpio"
-    capsule.job(archive, files)
+    capsule.job(archive, packed.files)
     boot = _boot(target, plan, [*(part.path for part in parts), archive], folder)
-    lab = _lab(target, hashes, parts)
-    left = runner.run(boot, lambda line: progress(target, line))
+    lab = _lab(target, packed.hashes, parts)
+    left = _left(boot, packed, parts, plan.snapshots, runner, lambda line: progress(target, line))
     if target.inner:
         (folder / INNER_LOG).write_bytes(left.files.get(INNER + INNER_CONSOLE, b""))
-        lab = _lab_of_inner(target, lab, inner_hashes, left)
+        lab = _lab_of_inner(target, lab, packed.inner_hashes, left)
     name = INNER + RUN if target.inner else RUN
     if name in left.files:  # whatever happens from here on
         (folder / RUN).write_bytes(left.files[name])
@@ -183,7 +213,7 @@ def _result(target: Target, plan: LabPlan, run: Run | None, left: Left, folder: 
     if run is None:
         raise LabLost(f"{target.label}: no run came from it", said)
     traced = trace.keep(target.label, plan.traces, folder, left) if plan.traces else None
-    return Result(target, run, traced=traced)
+    return Result(target, run, traced=traced, steps=outcome.steps)
 
 
 def _keep(result: Result, plan: LabPlan, folder: Path) -> None:

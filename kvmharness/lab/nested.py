@@ -13,7 +13,7 @@ import msgspec
 from kvmharness.counters import events
 from kvmharness.counters.below import EVENTS, PORT, REASONS, Counts
 from kvmharness.counters.kvmstats import KvmStats
-from kvmharness.counters.perfstat import PerfStat
+from kvmharness.counters.opened import Pool
 from kvmharness.counters.reasons import ExitReasons
 from kvmharness.counters.source import Source
 from kvmharness.counters.tracefs import Instance
@@ -64,10 +64,10 @@ class _Relay:
             self._sender.send(INNER + RUN, run)
 
 
-def _sources(instance: Instance) -> dict[bytes, list[Source]]:
+def _sources(instance: Instance, pool: Pool) -> dict[bytes, list[Source]]:
     """Return what counts the inner kernel's exits, nested runs, faults and pages."""
     found, _ = events.present()
-    return {EVENTS: [KvmStats(), PerfStat(found)], REASONS: [ExitReasons(instance)]}
+    return {EVENTS: [KvmStats(), pool.source(found)], REASONS: [ExitReasons(instance)]}
 
 
 def _why_no_room(linux: Linux) -> str | None:
@@ -96,7 +96,8 @@ def run(system: System, inner: Inner, roles: Roles, folder: Path, sender: Sender
     try:
         with (
             Instance() as instance,
-            closing(Counts(_sources(instance))) as counts,
+            Pool() as pool,
+            closing(Counts(_sources(instance, pool))) as counts,
             LinuxVm(system, inner.linux, folder, relay.take, {PORT: counts}) as vm,
         ):
             counts.guest = vm

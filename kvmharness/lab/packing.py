@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from kvmharness.kernel import image, modules, resolve, roles
+from kvmharness import cache, files
+from kvmharness.errors import UsageError
+from kvmharness.kernel import btf, image, modules, resolve, roles, versions
 from kvmharness.kernel.resolve import Kernel
 from kvmharness.kernel.variants import Module, Variant
 from kvmharness.lab import capsule, vmm
 from kvmharness.lab.boot import Monitor
 from kvmharness.lab.capsule import Part
-from kvmharness.lab.job import JOB, Job
+from kvmharness.lab.job import JOB, SETUP, Job, Setup
 from kvmharness.lab.job import Inner as InnerJob
 from kvmharness.lab.planning import LabPlan, Target
 from kvmharness.model.clocks import Clock
@@ -31,17 +35,23 @@ SILENT_INSIDE_S = 10.0
 
 @functools.cache
 def roles_of(kernel: Kernel, overlay: Path | None) -> Roles:
-    """Tell the MMU-role code by the kernel's files: inside it would take seconds."""
+    """Tell the MMU-role code by the kernel's files: inside it would take seconds.
+
+    It takes most of a second here too, so what was found is kept in the cache, by the content of
+    the files and of the code that reads them.
+    """
     own = kernel.modules / modules.PLACE if kernel.modules else None
     place = overlay or own
-    files = sorted(place.glob("kvm.ko*"))[:1] if place else []
-    return roles.roles_of(image.read_files([*files, kernel.image], kernel.named))
-
-
-def _packed(job: Job, loaded: Sequence[Loaded]) -> dict[str, bytes]:
-    """Return the files of a job: what to load and what to do."""
-    contents = {module.file: path.read_bytes() for module, path in loaded}
-    return {**contents, JOB: msgspec.json.encode(job)}
+    paths = [*(sorted(place.glob("kvm.ko*"))[:1] if place else []), kernel.image]
+    code = [Path(str(module.__file__)) for module in (btf, image, roles, versions)]
+    named = "".join([kernel.named, *map(cache.digest, [*paths, *code])])
+    kept = cache.folder("roles") / f"{hashlib.sha256(named.encode()).hexdigest()[:32]}.json"
+    with suppress(OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(kept.read_bytes(), type=Roles)
+    found = roles.roles_of(image.read_files(paths, kernel.named))
+    with suppress(UsageError):  # a full disk
+        files.write_whole(kept, msgspec.json.encode(found))
+    return found
 
 
 @dataclass(frozen=True)
@@ -59,10 +69,14 @@ class Measured:
         return self.variant.parameters(self.vendor)
 
 
-def _job(measured: Measured, plan: LabPlan, loaded: Sequence[Loaded], overlay: Path | None) -> Job:
+def _packed(setup: Setup, loaded: Sequence[Loaded]) -> dict[str, bytes]:
+    """Return the files of what is done before anything is measured."""
+    contents = {module.file: path.read_bytes() for module, path in loaded}
+    return {**contents, SETUP: msgspec.json.encode(setup)}
+
+
+def _job(measured: Measured, plan: LabPlan, overlay: Path | None) -> Job:
     return Job(
-        [module for module, _ in loaded],
-        measured.parameters(),
         roles_of(measured.kernel, overlay),
         list(plan.cases),
         plan.settings[measured.clock],
@@ -70,7 +84,6 @@ def _job(measured: Measured, plan: LabPlan, loaded: Sequence[Loaded], overlay: P
         plan.suite,
         symbols=int(plan.traces is not None),
         count=int(plan.count),
-        boot=measured.boot,
     )
 
 
@@ -79,11 +92,30 @@ def _booted(target: Target) -> Measured:
     return Measured(target.kernel, target.variant, machine.vendor, machine.clock, target.boot)
 
 
-def single(target: Target, plan: LabPlan) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of a job that measures in the booted kernel, and its modules' sha256."""
+def _modules(loaded: Sequence[Loaded]) -> list[Module]:
+    return [module for module, _ in loaded]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What goes into one machine: the files of its archive, and the job, where that is apart.
+
+    `hashes` are the sha256 of KVM's modules, with two levels `inner_hashes` those of L1's.
+    """
+
+    files: dict[str, bytes]
+    hashes: dict[str, str]
+    job: bytes | None = None
+    inner_hashes: dict[str, str] = field(default_factory=dict)
+
+
+def single(target: Target, plan: LabPlan, stops: bool) -> Packed:
+    """Pack what measures in the booted kernel; its job apart where the machine `stops` for it."""
     loaded, hashes = modules.prepare(target.kernel, target.parameters(), plan.kvm_modules)
-    job = _job(_booted(target), plan, loaded, plan.kvm_modules)
-    return _packed(job, loaded), hashes
+    setup = Setup(_modules(loaded), target.parameters(), target.boot, int(stops))
+    contents = _packed(setup, loaded)
+    job = msgspec.json.encode(_job(_booted(target), plan, plan.kvm_modules))
+    return Packed(contents, hashes, job) if stops else Packed({**contents, JOB: job}, hashes)
 
 
 class Inside(NamedTuple):
@@ -102,34 +134,31 @@ def inside(
     Raises UsageError for a kernel that cannot be entered.
     """
     loaded, hashes = modules.prepare(measured.kernel, measured.parameters(), plan.kvm_modules)
-    job = _job(measured, plan, loaded, plan.kvm_modules)
+    setup = Setup(_modules(loaded), measured.parameters(), measured.boot)
     # Its symbols would take it minutes to send: each byte is two exits.
-    job = msgspec.structs.replace(job, below=True, symbols=0)
+    job = msgspec.structs.replace(_job(measured, plan, plan.kvm_modules), below=True, symbols=0)
     archive = folder / "inner.cpio"
-    capsule.job(archive, _packed(job, loaded))
-    linux, files = vmm.pack(
+    capsule.job(archive, {**_packed(setup, loaded), JOB: msgspec.json.encode(job)})
+    linux, contents = vmm.pack(
         resolve.bootable(measured.kernel),
         [*(part.path for part in parts), archive],
         monitor.command_line(measured.variant.command_line(measured.vendor)),
         monitor.memory_mib,
     )
     # A guest that hangs is given up inside first.
-    return Inside(InnerJob(linux, job.settings.timeout_s + SILENT_INSIDE_S), files, hashes)
+    return Inside(InnerJob(linux, job.settings.timeout_s + SILENT_INSIDE_S), contents, hashes)
 
 
-def double(
-    target: Target, plan: LabPlan, parts: Sequence[Part], folder: Path
-) -> tuple[dict[str, bytes], dict[str, str], dict[str, str]]:
-    """Return the files of a job that boots another kernel inside, which measures.
-
-    After them the sha256 of L0's modules, then of L1's.
-    """
+def double(target: Target, plan: LabPlan, parts: Sequence[Part], folder: Path) -> Packed:
+    """Pack what boots another kernel inside, which measures."""
     monitor, one = target.machine.inner, target.inner
     assert one
     assert monitor
     measured = dataclasses.replace(_booted(target), kernel=one.kernel, variant=one.variant)
     packed = inside(measured, monitor, plan, parts, folder)
     loaded, hashes = modules.prepare(target.kernel, target.parameters(), None)
-    job = _job(_booted(target), plan, loaded, None)
-    outer = msgspec.structs.replace(job, wanted=target.parameters(), inner=packed.job)
-    return {**packed.files, **_packed(outer, loaded)}, hashes, packed.hashes
+    # Asked first, it would emulate what the proof has the other's KVM emulate.
+    setup = Setup(_modules(loaded), target.parameters(), target.boot, proves=0)
+    outer = msgspec.structs.replace(_job(_booted(target), plan, None), inner=packed.job)
+    contents = {**packed.files, **_packed(setup, loaded), JOB: msgspec.json.encode(outer)}
+    return Packed(contents, hashes, inner_hashes=packed.hashes)

@@ -26,9 +26,9 @@ class LabPlan:
     """What to measure in every kernel, and how; `output` is where run files and logs go.
 
     `settings` are those of each clock that a target's machine has.  `traces` is where what
-    tracing machines recorded is kept; `count` asks for the counting passes, which without `perf`
-    count by KVM's own statistics and exits by reason only.  `capsule` is what measures inside,
-    None: what is made here.
+    tracing machines recorded is kept; `count` asks for the counting passes.  Without
+    `snapshots` every machine is booted.  `capsule` is what measures inside, None: what is made
+    here.
     """
 
     cases: Sequence[Case]
@@ -38,7 +38,7 @@ class LabPlan:
     output: Path | None
     traces: Path | None = None
     count: bool = True
-    perf: bool = True
+    snapshots: bool = True
     capsule: Sequence[Part] | None = None
 
 
@@ -123,7 +123,7 @@ class Result:
     """What became of a target: a run, or why there is none; a lost one may have part of a run.
 
     `path` is where the run lies, `outputs` what was written for the user, `bug` an error of ours
-    that nobody foresaw: the others are measured all the same.
+    that nobody foresaw: the others are measured all the same.  `steps` is JobOutcome's.
     """
 
     target: Target
@@ -134,6 +134,7 @@ class Result:
     path: Path | None = None
     outputs: list[Output] = field(default_factory=list)
     traced: trace.Kept | None = None
+    steps: dict[str, int] = field(default_factory=dict)
 
 
 def check_labels(targets: Sequence[Target]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -12,7 +13,7 @@ from kvmharness.errors import Unavailable, UsageError
 from kvmharness.lab.boot import Boot, LabMachine
 from kvmharness.lab.engine import Left
 from kvmharness.lab.job import SYMBOLS
-from kvmharness.lab.qemu import Qemu
+from kvmharness.lab.qemu import Qemu, stops
 
 # Not trace.so: Python would import it in place of this module.
 PLUGIN, FILE = "trace-plugin.so", "trace"
@@ -24,14 +25,19 @@ class TracingQemu(Qemu):
 
     samples: int = 1
 
-    def command(self, boot: Boot) -> list[str]:
-        """Return QEMU's command, which writes FILE into the boot's folder.  Raises OSError."""
+    def watching(self, boot: Boot) -> Sequence[str]:
+        """Return the options of the plugin that writes FILE into the boot's folder.
+
+        Raises UsageError.
+        """
+        if stops(boot):
+            return ()
         # QEMU takes a comma for the end of a value, and has no way to write one here.
         path = boot.folder / FILE
         if "," in f"{path}{plugin()}":
             raise UsageError(f"trace {path}: QEMU cannot name a path with a comma; move the cache")
         option = f"{plugin()},out={path},samples={self.samples}"
-        return [*super().command(boot), "-plugin", option]
+        return [*super().watching(boot), "-plugin", option]
 
 
 def plugin() -> Path:

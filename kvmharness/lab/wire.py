@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import termios
 import zlib
 from collections.abc import Callable
 from typing import IO
@@ -43,6 +44,10 @@ class Sender:
     def say(self, text: str) -> None:
         """Tell what is being done."""
         self._write(f"progress {text}\n".encode())
+
+    def drain(self) -> None:
+        """Wait until the port has sent all of it.  Raises OSError where it is no terminal."""
+        termios.tcdrain(self._port)
 
     def send(self, name: str, data: bytes) -> None:
         """Send a file; one sent earlier by this name is replaced."""

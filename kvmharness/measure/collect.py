@@ -41,7 +41,8 @@ class Plan:
     `others` names the CPUs of the runs beside this one.
     After all VMs of the settings, `again` names the cases that need as many more, at most
     `again_most` times.  Without `count` the passes of tracepoints and functions are left out.
-    `below`: the level below is the lab's own monitor, and counts too.
+    `below`: the level below is the lab's own monitor, and counts too.  With `by_call`
+    perf is not started to count.
     """
 
     cases: Sequence[Case]
@@ -55,6 +56,7 @@ class Plan:
     count: bool = True
     others: Others = _nobody
     below: bool = False
+    by_call: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def collect(system: System, plan: Plan, on_step: OnStep) -> Run:
             break
         _measure(session, run, plan.settings.vms, names, on_step)
     if plan.count:
-        _count(system, session, run, plan.below, on_step)
+        _count(system, session, run, plan, on_step)
     run.finished = timestamp()
     return run
 
@@ -126,9 +128,10 @@ def _measure(session: Session, run: Run, vms: int, names: set[str] | None, on_st
         on_step(run, step)
 
 
-def _count(system: System, session: Session, run: Run, below: bool, on_step: OnStep) -> None:
+def _count(system: System, session: Session, run: Run, plan: Plan, on_step: OnStep) -> None:
     measured = session.measured
-    with closing(Counting(system, run.settings, below=below)) as counting:
+    made = Counting(system, run.settings, by_call=plan.by_call, below=plan.below)
+    with closing(made) as counting:
         for number, (case, result) in enumerate(measured, 1):
             on_step(run, Step("counting", case.name, number, len(measured)))
             counting.count(case, result)

@@ -6,12 +6,14 @@ on a VM of its own: tracepoints with KVM's functions, and hardware counters; the
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 
 from kvmharness.counters import events, perf, trust
 from kvmharness.counters.below import ABSENT as NONE_BELOW
 from kvmharness.counters.below import EVENTS, REASONS, Below
 from kvmharness.counters.functions import Probes
+from kvmharness.counters.opened import OpenedEvents, Pool
 from kvmharness.counters.perf import PerfError
 from kvmharness.counters.perfstat import Event, PerfStat
 from kvmharness.counters.reasons import MOST_OPS, WORK_ITEMS, ExitReasons, WorkItems
@@ -40,11 +42,15 @@ PERF = "perf"
 NO_COUNTERS = frozenset({PERF, EXIT_REASONS, WORK_ITEMS, f"{KVM_PREFIX}*", DEFERRED, NONE_BELOW})
 
 
+CountEvents = Callable[[Sequence[Event]], PerfStat | OpenedEvents]
+
+
 class Counting:
     """What can be counted on this kernel; probes stand until it is closed.
 
-    `absent` names what no case will have, with the reason.  With `below` the level below, a
-    monitor of the lab's own, is asked what it counts.
+    `absent` names what no case will have, with the reason.  With `by_call` events are counted by
+    the kernel's own call, and no perf is started.  With `below` the level below, a monitor of the
+    lab's own, is asked what it counts.
     """
 
     def __init__(
@@ -53,9 +59,12 @@ class Counting:
         settings: Settings,
         opener: Opener = open_guest,
         *,
+        by_call: bool = False,
         below: bool = False,
     ) -> None:
         self._system = system
+        self._by_call = by_call
+        self._count: CountEvents = PerfStat
         self._settings = settings
         self._opener = opener
         self._below = below
@@ -72,11 +81,13 @@ class Counting:
 
     def _plan(self) -> None:
         """Find out what can be counted here.  Raises PerfError where nothing can."""
-        if tracing() is None:
+        if tracing() is None and not self._by_call:
             perf.probe()  # it mounts tracefs
         tracepoints, self.absent = events.present()
         probes = self._stack.enter_context(Probes())
         self.absent.update(probes.absent)
+        if self._by_call:
+            self._count = self._stack.enter_context(Pool()).source
         able = self._able([tracepoints, probes.events, list(events.HARDWARE)])
         # Software events together, since each is counted whatever else is; hardware alone,
         # since cycles are not.
@@ -100,9 +111,9 @@ class Counting:
         perf.probe()
         return [self._able([wanted])[0] if wanted else [] for wanted in kinds]
 
-    def _tried(self, wanted: list[Event]) -> tuple[PerfStat, dict[str, str]]:
+    def _tried(self, wanted: list[Event]) -> tuple[PerfStat | OpenedEvents, dict[str, str]]:
         """Count the whole life of a VM; return what perf can count, and what cannot be trusted."""
-        with closing(PerfStat(wanted)) as stat:
+        with closing(self._count(wanted)) as stat:
             stat.attach_to(())
             stat.begin()
             failed = self._throw_away()
@@ -133,7 +144,7 @@ class Counting:
                 result.counters.update(per_op(taken.counts, taken.ops))
                 result.absent.update(taken.absent)
             for number, wanted in enumerate(self._passes):
-                taken = self._take(case, result.iterations or 1, SAMPLES, PerfStat(wanted))
+                taken = self._take(case, result.iterations or 1, SAMPLES, self._count(wanted))
                 result.counters.update(self._net(case, taken, number))
                 result.absent.update(taken.absent)
             self._doubt(result)
@@ -161,7 +172,7 @@ class Counting:
         around = self._around.get((case.baseline, number))
         if around is None:
             (empty,) = select([case.baseline])
-            around = self._take(empty, 1, SAMPLES, PerfStat(self._passes[number]))
+            around = self._take(empty, 1, SAMPLES, self._count(self._passes[number]))
             self._around[case.baseline, number] = around
         net = {name: count - around.counts.get(name, 0) for name, count in taken.counts.items()}
         return per_op(net, taken.ops - (around.ops if case.name == case.baseline else 0))

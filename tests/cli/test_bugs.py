@@ -170,7 +170,7 @@ def test_a_bug_in_one_lab_costs_the_others_nothing(
 def test_a_bug_inside_a_lab_is_told_from_a_kernel_that_died(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bug(sender: Sender) -> None:
+    def bug(sender: Sender, steps: object) -> None:
         raise ZeroDivisionError("of a bug")
 
     port = tmp_path / "port"

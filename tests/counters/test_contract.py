@@ -11,7 +11,9 @@ import pytest
 
 from kvmharness.counters.below import EVENTS, Below
 from kvmharness.counters.calls import Calls
+from kvmharness.counters.events import HARDWARE, TRACEPOINTS
 from kvmharness.counters.kvmstats import KvmStats
+from kvmharness.counters.opened import Pool
 from kvmharness.counters.perfstat import Event, PerfStat
 from kvmharness.counters.profile import KvmStat, Profile
 from kvmharness.counters.reasons import ExitReasons
@@ -67,6 +69,14 @@ def blind_calls(stack: ExitStack) -> Source:
     return Calls(stack.enter_context(Instance(Path("/nowhere"))))
 
 
+def opened(stack: ExitStack) -> Source:
+    return stack.enter_context(Pool()).source([*TRACEPOINTS, *HARDWARE])
+
+
+def no_events(stack: ExitStack) -> Source:
+    return stack.enter_context(Pool()).source([Event("nothing", "no:such_event")])
+
+
 ABLE: dict[str, Callable[[ExitStack], Source]] = {
     "fake": lambda _: Fake(),
     "kvm stats": lambda _: KvmStats(),
@@ -75,12 +85,14 @@ ABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf kvm stat": lambda _: KvmStat(),
     "exit reasons": reasons,
     "calls": calls,
+    "opened events": opened,
     "trace label": lambda _: TraceLabel(0x10002),
 }
 UNABLE: dict[str, Callable[[ExitStack], Source]] = {
     "perf that is not there": lambda _: PerfStat(TASK_CLOCK, NOT_HERE),
     "tracefs that is not there": blind_reasons,
     "calls without tracefs": blind_calls,
+    "events that are not there": no_events,
     "ports that are not there": lambda _: Below(EVENTS, Path("/nowhere/port")),
 }
 

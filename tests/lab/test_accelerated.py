@@ -53,10 +53,10 @@ def job_of_l1(kernel: resolve.Kernel, folder: Path) -> tuple[list[str], dict[str
     machine = LabMachine(ACCELERATED, emulator, "host", "kvm_amd", "tsc")
     settings = for_lab("tsc", vms=2, samples=6)
     cases = select(["long64/empty", "long64/cr0_wp"])
-    plan = LabPlan(cases, {"tsc": settings}, None, None, None, perf=False)
-    files, _ = packing.single(Target(kernel, TDP, machine), plan)
+    plan = LabPlan(cases, {"tsc": settings}, None, None, None)
+    packed = packing.single(Target(kernel, TDP, machine), plan, stops=False)
     archive = folder / "job.cpio"
-    capsule.job(archive, files)
+    capsule.job(archive, packed.files)
     options = TDP.command_line("kvm_amd")
     boot = Boot(kernel, machine, [capsule.base().path, archive], options, folder, SILENT_S)
     image = resolve.bootable(kernel)

@@ -31,6 +31,7 @@ class Script:
 
     text: str
     terminal: bool = False
+    saves: bool = False
     name: str = "sh"
     memory_mib: int = 1
     options: tuple[str, ...] = ()
@@ -41,6 +42,9 @@ class Script:
 
     def version(self) -> str:
         return "1"
+
+    def identity(self, boot: Boot) -> None:
+        del boot
 
     def command(self, boot: Boot) -> list[str]:
         return ["sh", "-c", f"cd {shlex.quote(str(boot.folder))}\n{self.text}"]

@@ -113,7 +113,9 @@ DEFAULT = variants.parse("default")
 
 
 def plan(output: Path | None = None) -> LabPlan:
-    return LabPlan(select(["long64/empty"]), {"insn": SETTINGS}, None, None, output)
+    return LabPlan(
+        select(["long64/empty"]), {"insn": SETTINGS}, None, None, output, snapshots=False
+    )
 
 
 def measure(

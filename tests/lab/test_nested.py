@@ -1,7 +1,4 @@
-"""Two levels on real kernels: what an L2's toggle costs, and each bad end told with its level.
-
-Without perf: each level's start of it takes seconds of an emulated CPU.
-"""
+"""Two levels on real kernels: what an L2's toggle costs, and each bad end told with its level."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ def cured() -> resolve.Kernel:
 
 def measure(target: Target) -> planning.Result:
     chosen = select(["long64/empty", "long64/cr0_wp"])
-    plan = LabPlan(chosen, {"insn": SETTINGS}, None, None, None, perf=False)
+    plan = LabPlan(chosen, {"insn": SETTINGS}, None, None, None)
     (result,) = matrix.measure([target], plan, 1, lambda _, line: None)
     return result
 

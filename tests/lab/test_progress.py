@@ -24,7 +24,7 @@ def run() -> Run:
     need_lab(CURED)
     target = Target(resolve.resolve(newest(CURED)), variants.parse("tdp"), TCG_SVM)
     settings = for_lab("insn", vms=2, samples=10, iterations=20)
-    plan = LabPlan(select(CASES), {"insn": settings}, None, None, None, count=False, perf=False)
+    plan = LabPlan(select(CASES), {"insn": settings}, None, None, None, count=False)
     (result,) = matrix.measure([target], plan, 1, lambda _, line: None)
     assert result.lost is None
     assert result.run is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import _pytest
 import hypothesis
+import rich
 
 import kvmharness
 from kvmharness.kernel import modules, resolve, variants
@@ -33,7 +34,13 @@ STATUS = "status"
 SPARED = {"ensurepip", "idlelib", "lib2to3", "site-packages", "test", "tests", "tkinter"}
 PYTEST = "import pytest, sys; sys.exit(pytest.main())"
 # What draws has libraries heavier than all the rest, and no test marked kvm uses it.
-LEFT_OUT = ("kvmharness.render.report", "kvmharness.kvm.core_build", "kvmharness.__main__")
+LEFT_OUT = (
+    "kvmharness.render.report",
+    "kvmharness.kvm.core_build",
+    "kvmharness.__main__",
+    "rich.__main__",
+    "rich._win",
+)
 # Sent at the end, since a machine is whole with it only.
 SEND = (
     "from kvmharness.lab.wire import Sender; port = open('/dev/ttyS1', 'r+b', buffering=0); "
@@ -52,6 +59,7 @@ def _names() -> list[str]:
     """Return the modules to load so as to find all that the tests may load."""
     packages = [(kvmharness.__path__, "kvmharness."), (_pytest.__path__, "_pytest.")]
     packages.append((hypothesis.internal.__path__, "hypothesis.internal."))
+    packages.append((rich.__path__, "rich."))  # what it prints decides what it loads
     found = [m.name for path, prefix in packages for m in pkgutil.walk_packages(path, prefix)]
     own = [str(p.relative_to(ROOT).with_suffix("")).replace("/", ".") for p in _kvm_tests()]
     # QEMU's plugin has the name of a module that it is not.
