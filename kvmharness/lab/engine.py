@@ -96,6 +96,18 @@ class _Terminal(threading.Thread):
         os.close(self.theirs)
 
 
+def _held_up_s(pid: int) -> float:
+    """Return how long a process stood ready so far, for want of a CPU: its worst thread, in s.
+
+    /proc/PID/task/*/schedstat, second field (Documentation/scheduler/sched-stats.rst).
+    """
+    waited = [0]
+    for stat in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+        with suppress(OSError, ValueError, IndexError):
+            waited.append(int(stat.read_text().split()[1]))
+    return max(waited) / 1e9
+
+
 class _Machine:
     """A machine that runs: its process and what has come out of its ports."""
 
@@ -113,7 +125,7 @@ class _Machine:
         self._doing = ""
         self._read = 0
         self._seen = 0
-        self._alive = time.monotonic()
+        self._alive, self._held_up = time.monotonic(), 0.0
 
     def _heard(self, line: str) -> None:
         self._doing = line
@@ -136,6 +148,17 @@ class _Machine:
             size += console.stat().st_size
         if size != self._seen:
             self._seen, self._alive = size, time.monotonic()
+            self._held_up = _held_up_s(self._process.pid)
+
+    def _silent_s(self, limit: float) -> float:
+        """Return how long nothing came, exactly where that is above `limit`.
+
+        What a busy host kept the machine waiting is not its silence.
+        """
+        silent = time.monotonic() - self._alive
+        if silent > limit:
+            silent -= max(_held_up_s(self._process.pid) - self._held_up, 0.0)
+        return silent
 
     def _said(self) -> str:
         self._listen()
@@ -143,11 +166,10 @@ class _Machine:
 
     def _why_too_long(self) -> str | None:
         """Return why to wait no longer, None to wait."""
-        silent = time.monotonic() - self._alive
         if self._done:
-            return "it does not turn off" if silent > OFF_S else None
+            return "it does not turn off" if self._silent_s(OFF_S) > OFF_S else None
         limit = self._boot.silent_s if self._doing else BOOT_SILENT_S
-        if silent > limit:
+        if self._silent_s(limit) > limit:
             return f"silent for {limit:g} s while {self._doing or 'booting'}; see its console"
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -115,6 +116,30 @@ def test_who_goes_on_talking_is_not_ended(run: Run, tmp_path: Path) -> None:
     some, all_ = (sending(tmp_path, "some", RUN), sending(tmp_path, "all", OUTCOME))
     talk = f"for n in 1 2 3 4 5 6 7 8; do sleep 0.1; echo $n >> {CONSOLE}; done"
     assert run(f"{some}; {talk}; {all_}", silent_s=0.5).lost is None
+
+
+@pytest.fixture
+def taken_cpu() -> Iterator[int]:
+    """A CPU that a real-time spinner takes: the kernel leaves the others a twentieth of it."""
+    cpu = max(os.sched_getaffinity(0))
+    command = ["taskset", "-c", str(cpu), "chrt", "-f", "1", "sh", "-c", "while :; do :; done"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as spinner:
+        time.sleep(0.2)
+        if spinner.poll() is not None:
+            pytest.skip("real-time priority is not allowed here")
+        yield cpu
+        spinner.kill()
+
+
+def test_who_gets_no_cpu_is_not_silent(run: Run, tmp_path: Path, taken_cpu: int) -> None:
+    some, all_ = (sending(tmp_path, "some", RUN), sending(tmp_path, "all", OUTCOME))
+    busy = "n=0; while [ $n -lt 120000 ]; do n=$((n+1)); done"
+    began = time.monotonic()
+    left = run(f"{some}; taskset -p -c {taken_cpu} $$ >said; {busy}; {all_}", silent_s=1.5)
+    assert left.lost is None
+    # It took longer than that, or this has shown nothing.  A wait is told once it is over: each is
+    # a second at most.
+    assert time.monotonic() - began > 2
 
 
 def test_a_panic_is_shown_from_its_first_line(run: Run) -> None:
