@@ -56,7 +56,8 @@ def test_an_emulator_is_given_a_folder_of_any_name(tmp_path: Path) -> None:
     assert str(folder / "vmlinuz") in words
     ports = [word for word in words if word.startswith("file,id=console,path=")]
     # QEMU's own way to say that a comma is none.
-    assert ports == [f"file,id=console,path={str(folder / 'console.log').replace(',', ',,')}"]
+    path = str(folder / "console.log").replace(",", ",,")
+    assert ports == [f"file,id=console,path={path},append=on"]
 
 
 def test_commands_that_are_printed_are_quoted() -> None:
