@@ -51,7 +51,7 @@ class Emulator(Protocol):
     def identity(self, boot: Boot) -> object:
         """Return what moves an instruction of a machine that stops, but kernel and archives.
 
-        It is what JSON can say, None where no machine stops.
+        It is what JSON can say, None where no machine stops, or not all of it is known.
         """
 
     def command(self, boot: Boot) -> list[str]:

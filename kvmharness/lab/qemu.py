@@ -24,6 +24,7 @@ FORCED = (
     "x-force-features=on,-rdseed,-sha-ni,-fxsr-opt,-misalignsse,-3dnowprefetch,-osvw,-topoext,"
     "-nrip-save,-xsavec"
 )
+ELF = b"\x7fELF"
 
 
 @functools.cache
@@ -36,9 +37,15 @@ def _version() -> str:
 
 
 @functools.cache
-def _program() -> list[tuple[str, int, int, int, int, int]]:
-    """Return QEMU's binary, its libraries and its firmware, with what changes when they do."""
+def _program() -> list[tuple[str, int, int, int, int, int]] | None:
+    """Return QEMU's binary, its libraries and its firmware, with what changes when they do.
+
+    None where a script of somebody's starts it: nobody knows what that does.
+    """
     binary = os.path.realpath(shutil.which(BINARY) or BINARY)
+    with open(binary, "rb") as file:
+        if file.read(len(ELF)) != ELF:
+            return None
     folders = child.run([BINARY, "-L", "help"]).stdout.split()
     firmware = [str(path) for folder in folders for path in Path(folder).glob("*.bin")]
     rows = []
@@ -104,8 +111,12 @@ class Qemu:
         ]
 
     def identity(self, boot: Boot) -> object:
-        """Return what the machine consists of, and which QEMU and firmware make it."""
-        return [self._machine(boot, self.accelerator, stops=True), _program()]
+        """Return what the machine consists of, and which QEMU and firmware make it.
+
+        None where the latter is not known.
+        """
+        program = _program()
+        return program and [self._machine(boot, self.accelerator, stops=True), program]
 
     def _booted(self, boot: Boot) -> list[str]:
         return ["-kernel", str(resolve.bootable(boot.kernel)), "-initrd", str(boot.joined())]

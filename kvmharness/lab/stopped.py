@@ -34,12 +34,14 @@ POLL_S = 0.005
 JOB, FILE = "job", "state"
 
 
-def key(boot: Boot, archives: Sequence[str]) -> str:
+def key(boot: Boot, archives: Sequence[str]) -> str | None:
     """Return what names a stopped machine: it changes with all that moves one of its instructions.
 
-    `archives` are the sha256 of the boot's.
+    `archives` are the sha256 of the boot's.  None where not all of it is known.
     """
     identity = boot.machine.emulator.identity(boot)
+    if identity is None:
+        return None
     kernel = cache.digest(resolve.bootable(boot.kernel))
     own = [cache.digest(Path(path)) for path in (__file__, hold.__file__, snapshot.__file__)]
     all_of_it = [__version__, own, identity, kernel, *archives]

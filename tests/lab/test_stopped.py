@@ -24,6 +24,7 @@ from kvmharness.lab.qmp import Ended, Monitor, MonitorError
 
 ARCHIVES = ("capsule", "job")
 Change = Callable[[Boot], Boot]
+PROGRAM = qemu._program.__wrapped__
 
 
 @pytest.fixture
@@ -78,6 +79,18 @@ def test_a_name_changes_with_qemu(boot: Boot, monkeypatch: pytest.MonkeyPatch) -
     assert stopped.key(boot, ARCHIVES) != before
 
 
+def test_what_a_script_starts_has_no_name(
+    boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "qemu"
+    script.write_text('#!/bin/sh\nexec another-qemu "$@"\n')
+    script.chmod(0o755)
+    monkeypatch.setattr(qemu, "BINARY", str(script))
+    # The function itself: what it found of the real one is remembered.
+    monkeypatch.setattr(qemu, "_program", PROGRAM)
+    assert stopped.key(boot, ARCHIVES) is None
+
+
 def test_a_name_changes_with_how_machines_are_saved(
     boot: Boot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +108,7 @@ def test_a_name_does_not_change_with_where_and_for_what(boot: Boot, tmp_path: Pa
 def test_qemu_is_known_by_its_binary_its_libraries_and_its_firmware() -> None:
     if qemu.TCG.missing():
         pytest.skip("not installed: qemu-system-x86_64")
-    names = [Path(str(row[0])).name for row in qemu._program()]
+    names = [Path(str(row[0])).name for row in qemu._program() or ()]
     assert qemu.BINARY in names
     assert any(name.startswith("libc.so") or name.startswith("libc-") for name in names)
     assert "bios-256k.bin" in names
