@@ -174,5 +174,7 @@ def test_a_worker_with_other_figures_raises_an_alarm_and_both_are_kept(
     assert "ALARM: " in done.stderr
     assert "both runs are kept" in done.stderr
     names = [path.name for path in folder.glob("*.json")]
-    assert len([name for name in names if ".differing" in name]) == JOBS
-    assert len(names) == 2 * JOBS
+    # With the TDP MMU a toggle does not depend on where things lie; shadow pages hang in a hash.
+    (differing,) = (name for name in names if ".differing" in name)
+    assert "-shadow-" in differing
+    assert len(names) == JOBS + 1
