@@ -131,8 +131,13 @@ class DeferredWork:
         at = time.monotonic_ns()
         return Reading(at, {0: at - idle - time.process_time_ns()})
 
+    @property
+    def tells_all(self) -> bool:
+        """Whether it tells all that this kernel does, what it does for us included."""
+        return self.absent is None and self.by == "cpu"
+
     def _own(self) -> int:
-        return time.process_time_ns() if self.by == "cpu" else 0
+        return time.process_time_ns() if self.tells_all else 0
 
     def settle(self, least: int = 0, longer_ns: int = 0) -> int:
         """Leave the CPU to others until they have done their work, or have enough of their own.

@@ -183,7 +183,7 @@ class Session:
         settings, result = self._settings, account.result
         label = tracing.label(account.number, self._rounds)
         try:
-            if not (account.ended or self._later.absent):
+            if account.ended is None and self._later.tells_all:
                 account.ended = short_life(
                     self._system, account.case, settings, self._later, self._opener
                 )

@@ -133,10 +133,8 @@ def calibrate(guest: GuestVm, target_ms: float) -> int:
         iterations = min(max(round(iterations * step), iterations + 1), MAX_ITERATIONS)
 
 
-def _ended(guest: GuestVm, later: DeferredWork | None) -> Ended | None:
-    """Destroy a VM; None where what that takes cannot be told from what else a machine does."""
-    if later is None or later.absent or later.by != "cpu":
-        return None
+def _ended(guest: GuestVm, later: DeferredWork) -> Ended:
+    """Destroy a VM.  `later` tells all that the kernel does, or nobody knew what that takes."""
     later.settle()
     _, work = later.of(guest.close)
     return Ended(guest.ops, work.worked + work.own)
@@ -144,10 +142,10 @@ def _ended(guest: GuestVm, later: DeferredWork | None) -> Ended | None:
 
 def short_life(
     system: System, case: Case, settings: Settings, later: DeferredWork, opener: Opener = open_guest
-) -> Ended | None:
+) -> Ended:
     """Destroy a VM that has proved W^X and run one op more: what the end of any VM takes.
 
-    Raises what take() raises.
+    For who tells all that the kernel does (`later`).  Raises what take() raises.
     """
     with pinned(settings.cpu), opener(system, case, settings) as guest:
         guest.prove()
@@ -231,5 +229,5 @@ def take(
             disturbed=disturbed,
             deferred=taken.deferred,
             preempted=taken.preempted,
-            ended=_ended(guest, later) if taken.deferred else None,
+            ended=_ended(guest, later) if taken.deferred and later and later.tells_all else None,
         )

@@ -94,7 +94,7 @@ def _beside(work: Work, measured: Measurement, guest: GuestVm, later: DeferredWo
 
     Where several vCPUs share the CPU their samples hold each other's: the others' work alone.
     """
-    if later.by != "cpu" or len(guest.vcpus) > 1:
+    if not later.tells_all or len(guest.vcpus) > 1:
         return work.worked
     tick_ns = later.tick_ns or 1e6 / (guest.tsc_khz or 1e6)
     return work.worked + work.own - sum(measured.ticks) * tick_ns

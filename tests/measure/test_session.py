@@ -21,7 +21,7 @@ from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
 from kvmharness.measure.collect import Plan, collect
 from kvmharness.measure.session import LENGTHS, Session, ended_per_op
-from kvmharness.measure.take import Ended, calibrate, pinned
+from kvmharness.measure.take import Ended, calibrate, open_guest, pinned
 from kvmharness.model.cases import Case, select
 from kvmharness.model.run import DEFERRED, Settings
 from kvmharness.render import tables
@@ -168,6 +168,28 @@ def test_a_stop_after_each_sample_gives_a_deferred_figure_for_each(system: Syste
     assert result.vms == [0, 0, 0]
     if DEFERRED not in result.absent:
         assert result.deferred_vms == [0, 0, 0]
+
+
+@pytest.mark.kvm
+def test_where_a_vm_s_end_cannot_be_told_no_vm_is_made_for_it(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Threads(DeferredWork):
+        """As on a host of several CPUs."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.absent, self.by = None, "threads"
+
+    def opener(system: System, case: Case, settings: Settings) -> GuestVm:
+        made.append(case.name)
+        return open_guest(system, case, settings)
+
+    made: list[str] = []
+    monkeypatch.setattr("kvmharness.measure.session.DeferredWork", Threads)
+    for _ in Session(system, select(["long64/empty"]), SETTINGS, opener).measure(2):
+        pass
+    assert made == ["long64/empty"] * 2
 
 
 def test_the_end_of_a_vm_is_shared_out_among_what_it_ran_beyond_the_shortest_life() -> None:
