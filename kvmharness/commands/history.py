@@ -17,7 +17,7 @@ from kvmharness.lab import campaign, capsule, pool
 from kvmharness.lab.ledger import Ledger
 from kvmharness.lab.planning import LabPlan, Target
 from kvmharness.measure.settings import for_lab
-from kvmharness.model import cases, suites
+from kvmharness.model import suites
 from kvmharness.render import tables, timeline_table
 from kvmharness.text import printable
 
@@ -73,8 +73,7 @@ class How:
 
     def plan(self, kinds: Sequence[LabMachine], parts: Sequence[Part]) -> LabPlan:
         """Return what to measure.  Raises UsageError."""
-        suite = self.suite or (None if self.patterns else SUITE)
-        chosen = suites.load(suite).within(self.patterns) if suite else cases.select(self.patterns)
+        chosen, _ = suites.chosen(self.patterns, self.suite, SUITE)
         settings = {kind.clock: for_lab(kind.clock, self.vms, self.samples) for kind in kinds}
         # Without the suite's name: it would be another job, with the same figures.
         return LabPlan(chosen, settings, None, None, None, capsule=parts)

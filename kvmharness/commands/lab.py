@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
-from kvmharness.commands import completion, options
+from kvmharness.commands import options
 from kvmharness.commands.options import Number, built, kernels
 from kvmharness.model.clocks import LAB_PRECISION, LAB_TIMEOUT_S
 
@@ -39,20 +39,7 @@ if TYPE_CHECKING:
     metavar="NAME[+OPTION]",
     help="The variant of --nested; may be repeated.",
 )
-@click.option(
-    "--case",
-    "patterns",
-    multiple=True,
-    shell_complete=completion.cases,
-    help="Cases as `run` takes them; repeatable.",
-)
-@click.option(
-    "--suite",
-    "suite_name",
-    metavar="NAME|FILE",
-    shell_complete=completion.suites,
-    help="A suite's cases. [quick]",
-)
+@options.cases("quick")
 @click.option(
     "-o",
     "--output",
@@ -73,7 +60,7 @@ if TYPE_CHECKING:
 @click.option("--shell", is_flag=True, help="Measure nothing: give a shell in the booted kernel.")
 @built
 @options.snapshots
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
+@options.machines_at_once
 @click.option(
     "--boots",
     type=click.IntRange(1, 100),
@@ -81,8 +68,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Boots of each kernel and variant, of different memory layouts, a run file each.",
 )
-@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
-@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
+@options.amounts(samples=25)
 @click.option("--iterations", type=click.IntRange(1, 2**32 - 1), help="Ops a sample. [100]")
 @click.option("--precision", type=Number(0.01, 100), default=LAB_PRECISION, hidden=True)
 @click.option(
@@ -127,7 +113,7 @@ def lab(
     from kvmharness.kernel.build import Recipe
     from kvmharness.lab import planning
     from kvmharness.measure.settings import for_lab
-    from kvmharness.model import cases, suites
+    from kvmharness.model import suites
 
     kinds = booting.kinds(machine)
     wanted = [known.parse(text) for text in variants or ("default",)]
@@ -137,9 +123,7 @@ def lab(
             raise errors.UsageError("lab --shell: measures nothing; leave the other options out")
         _look(planning.targets(kernels(kernel, recipe), wanted, kinds, boots), kvm_modules)
         return
-    if not patterns:
-        suite_name = suite_name or "quick"
-    chosen = suites.load(suite_name).within(patterns) if suite_name else cases.select(patterns)
+    chosen, suite_name = suites.chosen(patterns, suite_name, "quick")
     chosen_settings = {
         kind.clock: for_lab(kind.clock, vms, samples, iterations, precision, timeout)
         for kind in kinds

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
-from kvmharness.commands import completion
+from kvmharness.commands import options
 from kvmharness.commands.options import Number, built, kernels
 from kvmharness.model.clocks import LAB_TIMEOUT_S
 
@@ -22,23 +22,9 @@ if TYPE_CHECKING:
 @click.option(
     "--variant", metavar="NAME[+OPTION]", default="default", help="As `lab --variant`, of KERNEL."
 )
-@click.option(
-    "--case",
-    "patterns",
-    multiple=True,
-    shell_complete=completion.cases,
-    help="Cases as `run` takes them; repeatable.",
-)
-@click.option(
-    "--suite",
-    "suite_name",
-    metavar="NAME|FILE",
-    shell_complete=completion.suites,
-    help="A suite's cases. [quick]",
-)
+@options.cases("quick")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Write the result file here.")
-@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
-@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [50]")
+@options.amounts(samples=50)
 @click.option(
     "--timeout",
     type=Number(0.01, 86400),
@@ -73,7 +59,7 @@ def nested(
     from kvmharness.lab.packing import Measured
     from kvmharness.lab.workshop import Workshop
     from kvmharness.measure.settings import for_lab
-    from kvmharness.model import cases, runfile, suites
+    from kvmharness.model import runfile, suites
 
     vendor = machines.nested_vendor()
     if vendor is None:
@@ -81,9 +67,7 @@ def nested(
             f"nested: {machines.NO_NESTING}; use `kvmharness lab L0 --nested {kernel}`"
         )
     target = files.Output(output) if output else None
-    if not patterns:
-        suite_name = suite_name or "quick"
-    chosen = suites.load(suite_name).within(patterns) if suite_name else cases.select(patterns)
+    chosen, suite_name = suites.chosen(patterns, suite_name, "quick")
     (found,) = kernels([kernel], Recipe(config, reuse=reuse))
     settings = for_lab("tsc", vms, samples, timeout_s=timeout)
     plan = planning.LabPlan(chosen, {"tsc": settings}, suite_name, None, None)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from kvmharness.commands import completion
+
 if TYPE_CHECKING:
     from kvmharness.files import Output
     from kvmharness.kernel.build import Recipe
@@ -41,6 +43,51 @@ snapshots = click.option(
     help="Boot each machine: go on with none that was saved when KVM was loaded. The figures are "
     "the same.",
 )
+
+
+machines_at_once = click.option(
+    "-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]"
+)
+
+
+def cases(suite: str) -> Callable[[F], F]:
+    """Add --case and --suite; `suite` is the one whose cases are measured without either."""
+
+    def add(command: F) -> F:
+        named = click.option(
+            "--suite",
+            "suite_name",
+            metavar="NAME|FILE",
+            shell_complete=completion.suites,
+            help=f"A suite's cases. [{suite}]",
+        )
+        single = click.option(
+            "--case",
+            "patterns",
+            multiple=True,
+            shell_complete=completion.cases,
+            help="Cases as `run` takes them; repeatable.",
+        )
+        return single(named(command))
+
+    return add
+
+
+def amounts(samples: int) -> Callable[[F], F]:
+    """Add --vms and --samples; `samples` are taken of a case where nobody says."""
+
+    def add(command: F) -> F:
+        vms = click.option(
+            "--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]"
+        )
+        each = click.option(
+            "--samples",
+            type=click.IntRange(1, 100_000),
+            help=f"Samples of each case. [{samples}]",
+        )
+        return vms(each(command))
+
+    return add
 
 
 def tell_kept(output: Output | None) -> None:

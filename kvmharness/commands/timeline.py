@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from kvmharness import errors
-from kvmharness.commands import completion
+from kvmharness.commands import options
 from kvmharness.commands.options import built
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ VARIANTS = ("tdp", "legacy", "shadow")
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="The kernels of a git tree's tags, which are built.",
 )
-@click.option("--tags", "patterns", multiple=True, metavar="GLOB", help="With --git. [v*]")
+@click.option("--tags", multiple=True, metavar="GLOB", help="With --git. [v*]")
 @click.option("--since", metavar="VERSION", help="With --debian and --git: no older ones.")
 @click.option(
     "--variant",
@@ -46,20 +46,7 @@ VARIANTS = ("tdp", "legacy", "shadow")
     metavar="NAME[,NAME]",
     help="As `lab --machine`.",
 )
-@click.option(
-    "--case",
-    "cases",
-    multiple=True,
-    shell_complete=completion.cases,
-    help="Cases as `run` takes them; repeatable.",
-)
-@click.option(
-    "--suite",
-    "suite_name",
-    metavar="NAME|FILE",
-    shell_complete=completion.suites,
-    help="A suite's cases. [timeline]",
-)
+@options.cases("timeline")
 @click.option(
     "-o",
     "--output",
@@ -79,18 +66,17 @@ VARIANTS = ("tdp", "legacy", "shadow")
     "--scheduler", metavar="ADDRESS", help="Have the workers of this Dask scheduler do the jobs."
 )
 @built
-@click.option("-j", "--jobs", type=click.IntRange(1, 64), help="Machines at once. [one a CPU]")
-@click.option("--vms", type=click.IntRange(1, 1000), help="Fresh VMs for each case. [5]")
-@click.option("--samples", type=click.IntRange(1, 100_000), help="Samples of each case. [25]")
+@options.machines_at_once
+@options.amounts(samples=25)
 def timeline(
     kernel: tuple[str, ...],
     debian: bool,
     tree: Path | None,
-    patterns: tuple[str, ...],
+    tags: tuple[str, ...],
     since: str | None,
     variants: tuple[str, ...],
     machine: str,
-    cases: tuple[str, ...],
+    patterns: tuple[str, ...],
     suite_name: str | None,
     output: Path,
     rebuild: bool,
@@ -115,20 +101,28 @@ def timeline(
     from kvmharness.commands import history
     from kvmharness.kernel.build import Recipe
 
-    if patterns and tree is None:
+    if tags and tree is None:
         raise errors.UsageError("--tags: of which tree? add --git TREE")
     asked = history.Asked(
         named=kernel,
         debian=debian,
         tree=tree,
-        patterns=patterns or ("v*",),
+        patterns=tags or ("v*",),
         since=since,
         recipe=Recipe(config, reuse=reuse),
     )
     codes = []
     if asked.any:
         how = history.How(
-            output, machine, variants or VARIANTS, cases, suite_name, vms, samples, rebuild, twice
+            output,
+            machine,
+            variants or VARIANTS,
+            patterns,
+            suite_name,
+            vms,
+            samples,
+            rebuild,
+            twice,
         )
         with _pool(scheduler, jobs) as workers:
             codes.append(history.measure(asked, how, workers))

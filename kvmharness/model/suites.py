@@ -222,6 +222,17 @@ def built_in() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
+def chosen(
+    patterns: Sequence[str], suite: str | None, otherwise: str
+) -> tuple[list[Case], str | None]:
+    """Return the cases that patterns pick, in a suite where one is named, and its name.
+
+    Without either they are the suite's that is named `otherwise`.  Raises UsageError.
+    """
+    name = suite or (None if patterns else otherwise)
+    return (load(name).within(patterns) if name else select(patterns)), name
+
+
 def load(name_or_path: str) -> Suite:
     """Return a built-in suite or the one in a file.  Raises UsageError for anything else."""
     known = built_in()
