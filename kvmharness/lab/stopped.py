@@ -48,8 +48,8 @@ def key(boot: Boot, archives: Sequence[str]) -> str | None:
     return hashlib.sha256(json.dumps(all_of_it).encode()).hexdigest()[:32]
 
 
-class _Saving:
-    """Waits until a machine stops, and has QEMU write the state of its devices."""
+class _Controlled:
+    """What stops a machine and what goes on with one have in common."""
 
     def __init__(self, boot: Boot, monitor: Monitor, stopped: Stopped) -> None:
         self._boot, self._monitor, self._stopped = boot, monitor, stopped
@@ -60,11 +60,21 @@ class _Saving:
 
     def begun(self) -> None:
         try:
-            self._monitor.greet()
+            self._begin()
         except Ended:  # why, the engine reads
             pass
         except MonitorError as error:
             raise self._lost(error) from None
+
+    def _begin(self) -> None:
+        self._monitor.greet()
+
+    def _lost(self, error: MonitorError) -> LabLost:
+        raise NotImplementedError
+
+
+class _Saving(_Controlled):
+    """Waits until a machine stops, and has QEMU write the state of its devices."""
 
     def _lost(self, error: MonitorError) -> LabLost:
         return LabLost(f"{self._boot.kernel.named}: QEMU did not save the machine: {error}")
@@ -83,26 +93,17 @@ class _Saving:
         return True
 
 
-class _Resuming:
+class _Resuming(_Controlled):
     """Has a QEMU go on with a stopped machine."""
 
-    def __init__(self, boot: Boot, monitor: Monitor, stopped: Stopped) -> None:
-        self._boot, self._monitor, self._stopped = boot, monitor, stopped
+    def _begin(self) -> None:
+        super()._begin()
+        _migrate(self._monitor, "migrate-incoming", self._stopped.state)
+        self._monitor.do("cont")
 
-    @property
-    def files(self) -> Sequence[int]:
-        return (self._stopped.memory, self._monitor.theirs)
-
-    def begun(self) -> None:
-        try:
-            self._monitor.greet()
-            _migrate(self._monitor, "migrate-incoming", self._stopped.state)
-            self._monitor.do("cont")
-        except Ended:  # why, the engine reads
-            pass
-        except MonitorError as error:
-            why = f"{self._boot.kernel.named}: QEMU does not go on with the machine: {error}"
-            raise LabLost(f"{why}; kvmharness cache clear snapshots") from None
+    def _lost(self, error: MonitorError) -> LabLost:
+        why = f"{self._boot.kernel.named}: QEMU does not go on with the machine: {error}"
+        return LabLost(f"{why}; kvmharness cache clear snapshots")
 
     def over(self, said: Callable[[], str]) -> bool:
         del said
