@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-from kvmharness.counters.perfstat import Event
+from kvmharness.counters.perfstat import Event, part_of_the_time
 from kvmharness.counters.source import Watched
 from kvmharness.counters.tracefs import NOT_MOUNTED, tracing
 from kvmharness.kvm import raw
@@ -144,9 +144,7 @@ class OpenedEvents:
             count, enabled, running = (b - a for a, b in zip(before, now, strict=True))
             counts[one.name] = counts.get(one.name, 0) + count
             if running < enabled:
-                share = 100 * running / enabled
-                reason = f"counted {share:g} % of the time only, the rest is a guess"
-                self.absent[one.name] = reason
+                self.absent[one.name] = part_of_the_time(100 * running / enabled)
         return {name: count for name, count in counts.items() if name not in self.absent}
 
     def close(self) -> None:

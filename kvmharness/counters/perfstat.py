@@ -27,6 +27,11 @@ class Event:
         return ["-e", self.spec] + (["--filter", self.filter] if self.filter else [])
 
 
+def part_of_the_time(percent: float) -> str:
+    """Return why an event has no count that shared the CPU's counters with others."""
+    return f"counted {percent:g} % of the time only, the rest is a guess"
+
+
 def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], dict[str, str]]:
     """Read `perf stat -j`'s lines, one an event in the order asked.
 
@@ -53,7 +58,7 @@ def parse_counts(text: str, events: Sequence[Event]) -> tuple[dict[str, int], di
         if running >= WHOLE:
             counts[event.name] = count
         else:
-            absent[event.name] = f"counted {running:g} % of the time only, the rest is a guess"
+            absent[event.name] = part_of_the_time(running)
     return counts, absent
 
 
