@@ -2,13 +2,14 @@
 #	make bench	set everything up and measure this machine
 #	make test	set everything up and pass the tests
 # Both install the Debian packages that are missing when run as root, and name them
-# otherwise; the Python side lives in .venv, rebuilt when its inputs change.
+# otherwise; the Python side lives in .venv, by version and hash as requirements.lock has it, rebuilt
+# when its inputs change.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LAB_KERNEL := 6.1
-INPUTS := pyproject.toml setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
+INPUTS := pyproject.toml requirements.lock setup.py kvmharness/kvm/core.c kvmharness/kvm/core_build.py \
 	$(wildcard guests/* kvmharness/lab/*.[ch])
 
 .PHONY: explain bench test test-builds check lint packages overhead reproduce one-patch mutants nested timeline soak \
@@ -96,7 +97,8 @@ packages:
 
 $(VENV)/built: $(INPUTS) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 clean:
