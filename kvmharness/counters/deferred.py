@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import re
 import time
+import weakref
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -22,7 +24,9 @@ PROC = Path("/proc")
 # Flag of a task in /proc/PID/stat (include/linux/sched.h): a thread of the kernel's own.
 PF_KTHREAD = 0x00200000
 FLAGS = 6  # which field of /proc/PID/stat, behind the name
-IDLE = re.compile(r"\.idle_sleeptime\s*:\s*(\d+) nsecs")
+IDLE = re.compile(rb"\.idle_sleeptime\s*:\s*(\d+) nsecs")
+# Bytes: more than /proc/timer_list has of one CPU and its timers.
+MOST_TIMERS = 1 << 16
 # An RCU grace period takes some ticks of the kernel's timer, of 4 ms mostly.  No multiple of a
 # tick: or the same part of every tick would be measured, that with the interrupt in it, say.
 SLICE_S = 0.0413
@@ -60,14 +64,31 @@ def between(before: Reading, after: Reading) -> Work:
     return Work(worked, after.at - before.at)
 
 
-def idle_ns(proc: Path = PROC) -> int | None:
-    """Return how long the first CPU has idled, None where this kernel does not say."""
-    try:
-        text = (proc / "timer_list").read_text()
-    except OSError:
-        return None
-    found = IDLE.search(text)
-    return int(found[1]) if found and int(found[1]) else None
+class IdleTime:
+    """How long the first CPU has idled, by /proc/timer_list.
+
+    An emulated kernel takes longer to print that file than a small guest to run, so it is held
+    open, and read no further than to the line that tells.
+    """
+
+    def __init__(self, proc: Path = PROC) -> None:
+        self._file: int | None = None
+        self._enough = MOST_TIMERS
+        with suppress(OSError):  # a kernel without it, or not for us
+            self._file = os.open(proc / "timer_list", os.O_RDONLY | os.O_CLOEXEC)
+            weakref.finalize(self, os.close, self._file)
+
+    def ns(self) -> int | None:
+        """Return how long it has idled, in ns; None where this kernel does not say."""
+        if self._file is None:
+            return None
+        found = IDLE.search(os.pread(self._file, self._enough, 0))
+        # It lies further behind where a timer was added.
+        found = found or IDLE.search(os.pread(self._file, MOST_TIMERS, 0))
+        if found is None:
+            return None
+        self._enough = found.end()
+        return int(found[1]) or None
 
 
 class DeferredWork:
@@ -86,14 +107,11 @@ class DeferredWork:
         self.by: By = "threads"
         self._proc = proc
         self._kernels: dict[int, bool] = {}  # which tasks are the kernel's
-        if os.cpu_count() == 1 and self._idle() is not None:
+        self._idle = IdleTime(proc)
+        if os.cpu_count() == 1 and self._idle.ns() is not None:
             self.by = "cpu"
         else:
             self.absent = self._why_no_threads()
-
-    def _idle(self) -> int | None:
-        """Return how long the one CPU has idled, None where this kernel does not say."""
-        return idle_ns(self._proc)
 
     def _why_no_threads(self) -> str | None:
         worked = self._threads()
@@ -127,7 +145,7 @@ class DeferredWork:
         """Return how far the work has come."""
         if self.by == "threads":
             return Reading(time.monotonic_ns(), self._threads())
-        idle = self._idle() or 0
+        idle = self._idle.ns() or 0
         at = time.monotonic_ns()
         return Reading(at, {0: at - idle - time.process_time_ns()})
 
@@ -139,11 +157,11 @@ class DeferredWork:
     def _own(self) -> int:
         return time.process_time_ns() if self.tells_all else 0
 
-    def settle(self, least: int = 0, longer_ns: int = 0) -> int:
+    def settle(self, least: int = 0, longer_ns: int = 0) -> tuple[int, Reading]:
         """Leave the CPU to others until they have done their work, or have enough of their own.
 
         It takes at least `least` slices, the first of which is `longer_ns` longer.  Returns how
-        many it took.
+        many it took, and what was read last.
         """
         before, number = self.read(), 0
         while True:
@@ -153,7 +171,7 @@ class DeferredWork:
             work = between(before, now)
             quiet = work.worked <= QUIET_SHARE * work.elapsed or number >= MOST_SLICES[self.by]
             if quiet and number >= least:
-                return number
+                return number, now
             before = now
 
     def of(self, call: Callable[[], T], like: Work | None = None) -> tuple[T, Work]:
@@ -165,6 +183,6 @@ class DeferredWork:
         result = call()
         called, own = time.monotonic_ns() - before.at, self._own() - own
         longer = max(like.called - called, 0) if like else 0
-        slices = self.settle(like.slices if like else 0, longer)
-        work = between(before, self.read())
+        slices, after = self.settle(like.slices if like else 0, longer)
+        work = between(before, after)
         return result, Work(work.worked, work.elapsed, called, slices, own)

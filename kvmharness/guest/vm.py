@@ -170,7 +170,7 @@ class GuestVm:
             absent["smap-wp0"] = _NO_SMAP
         return Proof(right, absent)
 
-    def _carry_out(self, rounds: int, tried: Sequence[wx_check.Step]) -> Mapping[str, int]:
+    def _carry_out(self, rounds: int, tried: tuple[wx_check.Step, ...]) -> Mapping[str, int]:
         """Run the proof; return how many attempts of each path went right."""
         iterations = self._proof_iterations
         self._ask(iterations, rounds, meeting=1)
@@ -187,10 +187,9 @@ class GuestVm:
         if reason:
             raise Infeasible(reason)
         self._run_to(0, lib.DOORBELL_END)
-        found = wx_check.attempts(
-            self.memory[at : at + size], state.offset(self.case) + at, iterations, tried
-        )
-        return wx_check.judge(self.case.name, self.case.op, found, self._window())
+        found = bytes(self.memory[at : at + size])
+        at += state.offset(self.case)
+        return dict(wx_check.judge(self.case, found, at, iterations, tried, self._window()))
 
     def _window(self) -> int:
         """Return what the window's page holds as the host sees it."""

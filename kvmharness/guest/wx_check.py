@@ -8,6 +8,7 @@ set, and CR4.SMEP, by which none of its code may be fetched (Intel SDM vol. 3, 4
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from kvmharness.errors import KvmIncorrect
 from kvmharness.kvm.raw import lib
-from kvmharness.model.cases import WINDOW_OPS
+from kvmharness.model.cases import WINDOW_OPS, Case
 
 # Page-fault error codes: the page is present; it was a write, or a fetch; by the supervisor.
 WRITE_ERROR, FETCH_ERROR = 0b00011, 0b10001
@@ -140,11 +141,9 @@ class Attempt:
     wrote: int
 
 
-def attempts(records: bytes, address: int, iterations: int, tried: Sequence[Step]) -> list[Attempt]:
-    """Read the guest's records; `address` is the first one's (virtual, its low half).
-
-    `iterations` is how many ops lie between two checks, `tried` the steps of one.
-    """
+def _attempts(
+    records: bytes, address: int, iterations: int, tried: Sequence[Step]
+) -> list[Attempt]:
     found = []
     for number, fields in enumerate(struct.iter_unpack("<IIII", records)):
         flags, error_code, cr2, value = fields
@@ -202,13 +201,30 @@ def _expected_wp(step: Step, op: str, iteration: int) -> bool:
     return not (op == "cr0_wp" and iteration % 2)  # WP is set on entry
 
 
-def judge(case: str, op: str, found: Sequence[Attempt], host_sees: int) -> Mapping[str, int]:
+@functools.lru_cache(maxsize=64)
+def judge(
+    case: Case,
+    records: bytes,
+    address: int,
+    iterations: int,
+    tried: tuple[Step, ...],
+    host_sees: int,
+) -> Mapping[str, int]:
     """Return how many attempts went right, by path; raise KvmIncorrect for the first that did not.
 
-    `op` is the case's, whose iterations lay between the checks; `host_sees` is what the page
+    `records` are the guest's, `address` is the first one's (virtual, its low half).  `iterations`
+    is how many ops lie between two checks, `tried` the steps of one; `host_sees` is what the page
     holds in the host's memory after the last attempt.  A prefix that KVM did not take, at any
     attempt, proves nothing.
+
+    The VMs of a case mostly hold the same records, and a lab's CPU is slow: so the last ones'
+    judgements are remembered.
     """
+    found = _attempts(records, address, iterations, tried)
+    return _judged(case, found, host_sees)
+
+
+def _judged(case: Case, found: Sequence[Attempt], host_sees: int) -> Mapping[str, int]:
     prefixed = [attempt for attempt in found if attempt.step.forced]
     untaken = bool(prefixed) and all(attempt.undefined for attempt in prefixed)
     right: Counter[str] = Counter()
@@ -216,21 +232,21 @@ def judge(case: str, op: str, found: Sequence[Attempt], host_sees: int) -> Mappi
     for attempt in found:
         if untaken and attempt.step.forced:
             continue
-        if op in WINDOW_OPS and attempt.iteration and attempt.step in AS_IT_STOOD:
+        if case.op in WINDOW_OPS and attempt.iteration and attempt.step in AS_IT_STOOD:
             held = 1  # what its last iteration wrote
-        expected = _expected_wp(attempt.step, op, attempt.iteration)
+        expected = _expected_wp(attempt.step, case.op, attempt.iteration)
         wrong = _wrong(attempt, held)
         if attempt.undefined:
             wrong = "KVM took its prefix for forced emulation at some attempts only"
         elif wrong is None and attempt.wp != expected:
             wrong = f"CR0.WP reads as {int(attempt.wp)} where {int(expected)} was written last"
         if wrong is not None:
-            raise KvmIncorrect(case, attempt.iteration, attempt.error_code, wrong)
+            raise KvmIncorrect(case.name, attempt.iteration, attempt.error_code, wrong)
         held = attempt.value
         right[attempt.step.path] += 1
     if host_sees != held:
         raise KvmIncorrect(
-            case,
+            case.name,
             found[-1].iteration,
             0,
             f"the host sees {host_sees:#x} in the page where the guest reads {held:#x}",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.counters import deferred
-from kvmharness.counters.deferred import DeferredWork, Reading, Work, between
+from kvmharness.counters.deferred import DeferredWork, IdleTime, Reading, Work, between
 
 
 def made_up(proc: Path, tasks: dict[int, tuple[int, int]]) -> Path:
@@ -59,6 +59,20 @@ def test_one_cpu_tells_all_that_it_did_but_for_idling_and_us(
     assert between(before, work.read()) == Work(1000, 5000)
 
 
+def test_the_idle_time_is_found_wherever_it_lies_in_the_file(tmp_path: Path) -> None:
+    timers = tmp_path / "timer_list"
+    timers.write_text("cpu: 0\n  .idle_sleeptime : 999 nsecs\n  .later : 1 nsecs\n")
+    idle = IdleTime(tmp_path)
+    assert idle.ns() == 999
+    timers.write_text("cpu: 0\n  .idle_sleeptime : 1000 nsecs\n  .later : 1 nsecs\n")
+    assert idle.ns() == 1000, "a digit more is not cut off"
+    timers.write_text("cpu: 0\n #0: a timer\n  .idle_sleeptime : 12345 nsecs\n")
+    assert idle.ns() == 12345
+    timers.write_text("cpu: 0\n")
+    assert idle.ns() is None
+    assert IdleTime(tmp_path / "none").ns() is None
+
+
 def test_a_worker_that_ended_is_no_negative_work() -> None:
     assert between(Reading(0, {1: 50, 2: 10}), Reading(9, {2: 30})) == Work(20, 9)
 
@@ -84,7 +98,9 @@ def test_it_waits_until_the_backlog_is_done(
         work.slept += 1
 
     monkeypatch.setattr("time.sleep", sleep)
-    assert work.settle() == work.slept == slices
+    number, last = work.settle()
+    assert number == work.slept == slices
+    assert last == work.read()
     _, done = work.of(lambda: None)
     _, alike = work.of(lambda: None, Work(0, 0, 1, 10))
     assert (done.slices, alike.slices) == (1, 10)

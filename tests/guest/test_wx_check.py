@@ -49,9 +49,8 @@ def judge(
     steps: Sequence[Step] = PLAIN,
 ) -> Mapping[str, int]:
     data = b"".join(struct.pack("<IIII", *record) for record in records)
-    found = wx_check.attempts(data, AT, 1001, steps)
     held = records[-1][3] if host_sees is None else host_sees
-    return wx_check.judge(f"long64/{op}", op, found, held)
+    return wx_check.judge(Case("long64", op), data, AT, 1001, tuple(steps), held)
 
 
 def test_a_correct_kvm_passes() -> None:
