@@ -7,7 +7,8 @@ storm of forks there.  The goal is one false alarm in a hundred comparisons of a
     python bench/busy.py [PAIRS [PRIORITY]]     30 pairs; PRIORITY as `kvmharness run --priority`
 
 The pairs follow each other under one load, since a load that came and went between the two runs
-of a pair would be a difference.  busy.md in the current folder is the table.
+of a pair would be a difference.  Each false alarm is printed with its ratio; busy.md in the
+current folder is the table.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ def pair(folder: Path, cpu: int, priority: str | None) -> compare.Comparison:
     return compare.compare(first, second)
 
 
+def show_alarms(number: int, comparison: compare.Comparison) -> None:
+    """Print what a pair was called that it is not."""
+    for row in comparison.rows:
+        if row.verdict in ALARMS:
+            shown = f"{row.found.ratio:.4f} {row.found.ci95}" if row.found else row.said
+            print(f"  pair {number}: {row.case} {row.verdict}: {shown}", flush=True)
+
+
 def row(name: str, found: list[compare.Comparison]) -> str:
     """Return a load's row of the table."""
     verdicts = Counter(str(row.verdict) for comparison in found for row in comparison.rows)
@@ -88,7 +97,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, scripts in LOADS.items():
             with loaded(scripts, cpu):
-                found = [pair(Path(folder), cpu, priority) for _ in range(pairs)]
+                found = []
+                for number in range(1, pairs + 1):
+                    found.append(pair(Path(folder), cpu, priority))
+                    show_alarms(number, found[-1])
             lines.append(row(name, found))
             print(lines[-1], flush=True)
     Path("busy.md").write_text("\n".join(lines) + "\n")
