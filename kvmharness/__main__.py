@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+from typing import NoReturn
 
 
 def _let_it_end() -> None:
@@ -13,12 +15,27 @@ def _let_it_end() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
+def _end(error: ModuleNotFoundError) -> NoReturn:
+    """Say what is not installed; a module of ours that is missing is a bug."""
+    from kvmharness.commands import streams  # noqa: PLC0415 - it needs Python alone
+    from kvmharness.errors import EXIT_USAGE  # noqa: PLC0415
+
+    what = streams.system_failure(error)
+    if what is None:
+        raise error
+    sys.stderr.write(f"kvmharness: {what}\n")
+    sys.exit(EXIT_USAGE)
+
+
 def main() -> None:
     """Run the command line."""
     _let_it_end()
     # numpy's library has a thread, and 80 MiB, for each CPU otherwise; none of it is of use here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    from kvmharness import cli  # noqa: PLC0415 - that is the loading
+    try:
+        from kvmharness import cli  # noqa: PLC0415 - that is the loading
+    except ModuleNotFoundError as error:
+        _end(error)
 
     try:
         cli.main(prog_name="kvmharness")

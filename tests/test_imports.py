@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     | {"model", "kvm", "counters", "guest", "measure", "kernel", "analysis", "render", "lab"},
     "api": LEAVES | {"model", "kvm", "guest", "measure", "analysis", "render"},
     "cli": LEAVES | {"commands"},
-    "__main__": frozenset({"cli"}),
+    "__main__": frozenset({"cli", "commands", "errors"}),
 }
 
 

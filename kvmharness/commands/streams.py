@@ -83,10 +83,21 @@ def _is_for_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
 
 
+def _not_installed(module: str) -> str | None:
+    """Say how a module comes here; None for one that must be here whatever was done."""
+    if module == "kvmharness.kvm._core":
+        return f"set-up: {module} is not built; make bench in the checkout, or pip install it"
+    if module.startswith("kvmharness"):
+        return None
+    return f"set-up: Python's module {module} is not installed; pip install it"
+
+
 def system_failure(error: Exception) -> str | None:
     """Say in a line what the system refused us, and what to do; None for what looks like a bug."""
     if _is_for_memory(error):
         return "memory: there is no more to be had; free some, or raise the limit (ulimit -v)"
+    if isinstance(error, ModuleNotFoundError):
+        return _not_installed(error.name or "")
     if not isinstance(error, OSError):
         return None
     if error.errno in _LIMITS:

@@ -70,6 +70,36 @@ def test_a_bug_while_options_are_read_is_code_70() -> None:
     assert call(put, "run", "--precision", "1").returncode == EXIT_BUG
 
 
+@pytest.mark.parametrize(
+    ("module", "words", "said"),
+    [
+        (
+            "kvmharness.kvm._core",
+            ("run", "--vms", "1"),
+            "kvmharness.kvm._core is not built; make bench in the checkout, or pip install it",
+        ),
+        ("click", ("doctor",), "Python's module click is not installed; pip install it"),
+        ("rich", ("compare", "a", "b"), "Python's module rich is not installed; pip install it"),
+    ],
+)
+def test_what_is_not_installed_is_no_bug(module: str, words: tuple[str, ...], said: str) -> None:
+    """As in a checkout of which nothing was built, by whatever Python is at hand."""
+    missing = (
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name == {module!r}: raise ModuleNotFoundError(name, name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        f"sys.argv[1:] = {list(words)}\n"
+        "from kvmharness.__main__ import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", missing], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == f"kvmharness: set-up: {said}\n"
+
+
 def test_a_bug_blames_no_commit() -> None:
     done = call(READING, "check", "a.json", "--bisect", "--expect", "*/cr0_wp class */kept")
     assert done.returncode == 128
