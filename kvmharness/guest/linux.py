@@ -101,6 +101,7 @@ class LinuxVm:
         self._heard = time.monotonic()
         self._results = results
         self._devices = devices or {}
+        self._raised = {COM1_IRQ: False, COM2_IRQ: False}
         self._uarts = {
             COM1: (Uart(self._say), COM1_IRQ),
             COM2: (Uart(self._send), COM2_IRQ),
@@ -139,6 +140,7 @@ class LinuxVm:
         _check_room(linux, begin, sum(lengths))
         mapped = self.vm.set_user_memory_region(0, 0, size, huge=True)
         first = huge_begin(mapped)
+        self._mapped, self._memory_begin = mapped, first
         with memoryview(mapped) as whole, whole[first : first + size] as memory:
             with (folder / linux.kernel).open("rb") as file:
                 for segment in linux.segments:
@@ -150,6 +152,16 @@ class LinuxVm:
                     _read(file, memory, at, path.stat().st_size)
                 at += length
             _describe(memory, linux.command_line, begin, at - begin, size)
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """Return bytes of its memory, at a guest-physical address that is ours to choose."""
+        begin = self._memory_begin + address
+        return bytes(self._mapped[begin : begin + size])
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write bytes to its memory."""
+        begin = self._memory_begin + address
+        self._mapped[begin : begin + len(data)] = data
 
     def run(self, silent_s: float, until: Callable[[], bool] = lambda: False) -> End:
         """Run until the machine goes off or restarts, or `until` holds ("stopped").
@@ -228,7 +240,10 @@ class LinuxVm:
             self.vcpus[0].answer(bytes([0 if io.port == CMOS else ABSENT] * size))
 
     def _set_line(self, uart: tuple[Uart, int, int]) -> None:
-        self.vm.irq_line(uart[2], uart[0].interrupt)
+        port, _, line = uart
+        if port.interrupt != self._raised[line]:
+            self._raised[line] = port.interrupt
+            self.vm.irq_line(line, port.interrupt)
 
     def close(self) -> None:
         """Destroy the vCPU, the VM and its memory."""

@@ -177,6 +177,9 @@ def _told(sender: Sender, setup: Setup) -> Job:
 def _do(sender: Sender, steps: _Steps) -> JobOutcome:
     steps.mark("imported")
     setup = msgspec.json.decode((JOB_AT / SETUP).read_bytes(), type=Setup)
+    if setup.posts:
+        with suppress(OSError):  # a kernel without CONFIG_DEVMEM or CONFIG_DEVPORT
+            sender.use(nested.Posted())
     held = _displace(setup.boot)
     reason = _set_up(sender, setup)
     if reason:

@@ -26,6 +26,7 @@ class Setup(msgspec.Struct, frozen=True):
 
     `boot` is the boot's number; `proves`: the W^X proof is of this kernel's KVM.  With `stops` the
     machine stops then, and is told its job by who goes on with it; else the job lies beside this.
+    With `posts` results leave by the mailbox (counters.mailbox): this kernel runs in our monitor.
     """
 
     modules: list[Module]
@@ -33,6 +34,7 @@ class Setup(msgspec.Struct, frozen=True):
     boot: int = 1
     stops: int = 0
     proves: int = 1
+    posts: int = 0
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -45,6 +45,11 @@ class Sender:
         """Tell what is being done."""
         self._write(f"progress {text}\n".encode())
 
+    def use(self, port: IO[bytes]) -> None:
+        """Write to another port from now on."""
+        self.drain()
+        self._port = port
+
     def drain(self) -> None:
         """Wait until the port has sent all of it.  Raises OSError where it is no terminal."""
         termios.tcdrain(self._port)

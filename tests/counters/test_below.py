@@ -1,6 +1,6 @@
-"""What one level asks of the one below: both sides of the port, with each other.
+"""What one level asks of the one below: both sides of the mailbox, with each other.
 
-The port itself is a real one in tests/lab/test_nested.py; here a write is a call.
+The mailbox itself is a real one in tests/lab/test_nested.py; here it is files, and its bell a call.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.counters import below
+from kvmharness.counters import below, mailbox
 from kvmharness.counters.below import EVENTS, REASONS, Below, Counts
+from kvmharness.counters.mailbox import Mailbox
 from kvmharness.counters.source import Watched
 from kvmharness.kvm.fds import Vcpu, Vm
 
@@ -23,10 +24,18 @@ class Guest:
 
     thread_ids: Sequence[int] = (1,)
     vcpus: Sequence[Vcpu] = ()
+    memory: bytearray = field(default_factory=lambda: bytearray(mailbox.ADDRESS + mailbox.SIZE))
 
     @property
     def vm(self) -> Vm:
         raise AssertionError("nobody asked for it")
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        return bytes(self.memory[address : address + size])
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        assert address + len(data) <= len(self.memory)
+        self.memory[address : address + len(data)] = data
 
 
 @dataclass
@@ -54,18 +63,22 @@ class Source:
         self.state = "closed"
 
 
-class Wired(Below):
-    """One whose port is the monitor's device itself."""
+class Wired(Mailbox):
+    """The guest's side of a mailbox in a Guest's memory, whose bell is a call."""
 
-    def __init__(self, kind: bytes, monitor: Counts) -> None:
-        super().__init__(kind, Path("/dev/null"))
-        self._monitor = monitor
+    def __init__(self, monitor: Counts) -> None:
+        assert isinstance(monitor.guest, Guest)
+        self._monitor, self._guest = monitor, monitor.guest
 
-    def _tell(self, word: bytes) -> None:
-        self._monitor.write(word)
+    def tell(self, word: bytes, data: bytes = b"") -> None:
+        assert not data
+        self._monitor.told(word)
 
-    def _read(self, size: int) -> bytes:
-        return b"".join(self._monitor.read(1) for _ in range(size))
+    def answer(self) -> bytes:
+        return mailbox.taken(self._guest)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
 
 @pytest.fixture
@@ -81,7 +94,7 @@ def monitor(sources: list[Source]) -> Counts:
 
 
 def test_counts_come_back_by_the_name_of_the_level(monitor: Counts, sources: list[Source]) -> None:
-    asked = Wired(EVENTS, monitor)
+    asked = Below(EVENTS, lambda: Wired(monitor))
     for _ in range(2):
         asked.attach(Guest())
         asked.begin()
@@ -93,7 +106,7 @@ def test_counts_come_back_by_the_name_of_the_level(monitor: Counts, sources: lis
 
 
 def test_each_kind_has_its_sources(monitor: Counts) -> None:
-    asked = Wired(REASONS, monitor)
+    asked = Below(REASONS, lambda: Wired(monitor))
     asked.attach(Guest())
     asked.begin()
     assert asked.end() == {"l0.exit:npf": 3}
@@ -102,20 +115,19 @@ def test_each_kind_has_its_sources(monitor: Counts) -> None:
 def test_an_interval_that_nobody_ends_is_closed_with_the_monitor(
     monitor: Counts, sources: list[Source]
 ) -> None:
-    monitor.write(EVENTS)
+    monitor.told(EVENTS)
     monitor.close()
     assert [source.state for source in sources] == ["closed", "closed"]
 
 
-def test_behind_its_answer_the_port_reads_zeros(monitor: Counts) -> None:
-    assert monitor.read(3) == bytes(3)
-    monitor.write(b"?")  # no word of its own: nothing happens
-    assert monitor.read(1) == bytes(1)
+def test_a_word_of_nobodys_does_nothing(monitor: Counts, sources: list[Source]) -> None:
+    monitor.told(b"?")
+    assert [source.state for source in sources] == ["closed", "closed"]
 
 
-def test_without_ports_everything_is_absent() -> None:
-    asked = Below(EVENTS, Path("/nowhere/port"))
+def test_without_a_mailbox_everything_is_absent() -> None:
+    asked = Below(EVENTS, lambda: Mailbox(Path("/nowhere/mem")))
     asked.attach(Guest())
     asked.begin()
     assert asked.end() == {}
-    assert asked.absent == {below.ABSENT: "/nowhere/port: No such file or directory"}
+    assert asked.absent == {below.ABSENT: "/nowhere/mem: No such file or directory"}

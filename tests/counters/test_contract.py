@@ -13,6 +13,7 @@ from kvmharness.counters.below import EVENTS, Below
 from kvmharness.counters.calls import Calls
 from kvmharness.counters.events import HARDWARE, TRACEPOINTS
 from kvmharness.counters.kvmstats import KvmStats
+from kvmharness.counters.mailbox import Mailbox
 from kvmharness.counters.opened import Pool
 from kvmharness.counters.perfstat import Event, PerfStat
 from kvmharness.counters.profile import KvmStat, Profile
@@ -93,7 +94,7 @@ UNABLE: dict[str, Callable[[ExitStack], Source]] = {
     "tracefs that is not there": blind_reasons,
     "calls without tracefs": blind_calls,
     "events that are not there": no_events,
-    "ports that are not there": lambda _: Below(EVENTS, Path("/nowhere/port")),
+    "a mailbox that is not there": lambda _: Below(EVENTS, lambda: Mailbox(Path("/nowhere/mem"))),
 }
 
 
