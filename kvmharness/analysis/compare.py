@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from kvmharness import errors
-from kvmharness.analysis import causes, differences, ratios, steady, totals
+from kvmharness.analysis import causes, differences, pace, ratios, steady, totals
 from kvmharness.analysis.causes import Account
 from kvmharness.analysis.classify import uses_tdp_mmu
 from kvmharness.analysis.climb import Climb, climb
@@ -278,8 +278,12 @@ class _Pair:
         except ValueError as error:
             return CaseComparison(case, "not comparable", str(error))
         accounts = causes.account(old), causes.account(young)
-        verdict: CaseVerdict = self._verdict(found, self.boot_allowance(case), accounts)
+        own = pace.change(old, young)
+        allowance = self.boot_allowance(case)
+        verdict: CaseVerdict = self._verdict(found, allowance, accounts, own)
         said = causes.change(*accounts)
+        if verdict == "unclear" != ratios.judge(found, self.threshold, allowance):
+            said = pace.said(own)
         if self.clock == "insn" and verdict in INSTRUCTIONS:
             beyond = 0.0 if verdict == "same" else found.new - found.base
             but = causes.outweighed(*accounts, beyond)
@@ -297,10 +301,10 @@ class _Pair:
         )
 
     def _verdict(
-        self, found: ratios.Ratio, allowance: float, accounts: tuple[Account, Account]
+        self, found: ratios.Ratio, allowance: float, accounts: tuple[Account, Account], own: float
     ) -> CaseVerdict:
-        """Judge the cost, and the class where the cost shows no change."""
-        verdict = ratios.judge(found, self.threshold, allowance)
+        """Judge the cost, and the class where the cost shows no change; `own` is the CPU's pace."""
+        verdict = ratios.judge(found, self.threshold, allowance, own)
         change = causes.class_change(*accounts)
         if change and (verdict == "same" or (verdict == "unclear" and change == "worse")):
             return change
@@ -327,7 +331,10 @@ def compare(
         threshold=pair.threshold,
         boot_allowance=pair.boot_allowance(),
         compared=differences.compared(base.runs, new.runs),
-        differing=differences.differing(base.runs, new.runs),
+        differing=[
+            *differences.differing(base.runs, new.runs),
+            *pace.differing(base.runs, new.runs),
+        ],
         rows=[refused.get(case) or pair.row(case, cases) for case in common],
         left_out=left_out,
         cost_alone=pair.cost_alone(),

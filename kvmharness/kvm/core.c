@@ -209,3 +209,28 @@ static void kvmh_trace_settled(void)
 {
 	__asm__ volatile(".byte 0x0f, 0x1f, 0x80, 'K', 'V', 'M', 3");
 }
+
+#define PACE_TURNS 20000
+
+/*
+ * Ticks of the TSC that a fixed loop takes.  It keeps a core's ports for loads and additions busy, as
+ * a core that another hyperthread shares cannot: a chain of dependent instructions would not notice.
+ */
+uint64_t kvmh_pace(void)
+{
+	static uint64_t words[4];
+	uint64_t turns = PACE_TURNS;
+	uint64_t begin = __builtin_ia32_rdtsc();
+
+	__asm__ volatile("1:\n\t"
+			 "add 0(%1), %%rax\n\t"
+			 "add 8(%1), %%rcx\n\t"
+			 "add 16(%1), %%rdx\n\t"
+			 "add 24(%1), %%rsi\n\t"
+			 "dec %0\n\t"
+			 "jnz 1b"
+			 : "+r"(turns)
+			 : "r"(words)
+			 : "rax", "rcx", "rdx", "rsi", "cc", "memory");
+	return __builtin_ia32_rdtsc() - begin;
+}

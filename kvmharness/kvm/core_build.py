@@ -73,6 +73,7 @@ int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int host_onl
 int kvmh_event_filter(int fd, const char *filter);
 int kvmh_event_switch(int fd, int on);
 void kvmh_trace_settled(void);
+uint64_t kvmh_pace(void);
 """
 
 # The header's macros for the requests that raw.py builds on its own: held against each

@@ -30,6 +30,7 @@ __all__ = [
     "lib",
     "new",
     "open_ports",
+    "pace",
     "port_read",
     "port_write",
     "run",
@@ -183,3 +184,8 @@ def trace_settled() -> None:
     Before the first: that samples will come.
     """
     lib.kvmh_trace_settled()
+
+
+def pace() -> int:
+    """Return how many ticks of the TSC a fixed loop of some µs takes this CPU."""
+    return int(lib.kvmh_pace())

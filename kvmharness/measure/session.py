@@ -80,6 +80,7 @@ class _Account:
         result.samples += [round(t * per_tick / taken.iterations, 4) for t in taken.ticks]
         result.vms += [vm] * len(taken.ticks)
         result.preempted += taken.preempted
+        result.paces += [] if taken.pace is None else [taken.pace]
         if taken.vcpus > 1:
             each = len(taken.ticks) // taken.vcpus
             result.vcpus += [number for number in range(taken.vcpus) for _ in range(each)]
@@ -133,6 +134,7 @@ class Session:
         self._later = DeferredWork()
         # An emulated machine's clocks go on by one for each instruction.
         self._later.tick_ns = 1.0 if clock == "insn" else None
+        self._paced = clock != "insn"
         if clock == "ticks":
             self._later.absent = (
                 "ns of the kernel's clock are no ticks of a TSC without a frequency"
@@ -196,6 +198,7 @@ class Session:
                 sources=[KvmStats()],
                 mark=TraceLabel(label) if self._traced else None,
                 later=self._later,
+                paced=self._paced,
                 opener=self._opener,
             )
             account.add(taken, self._rounds)

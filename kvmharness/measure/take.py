@@ -17,6 +17,7 @@ from kvmharness.counters.source import Source
 from kvmharness.counters.trace_label import TraceLabel
 from kvmharness.errors import UsageError
 from kvmharness.guest.vm import MAX_ITERATIONS, PROOF_ITERATIONS, GuestVm, Proof
+from kvmharness.kvm import raw
 from kvmharness.kvm.fds import System
 from kvmharness.measure import disturbance, priority
 from kvmharness.measure.timed import Samples, timed
@@ -32,6 +33,8 @@ ESTIMATED_MS = 1.0
 TRIES = 5
 # Samples that are counted beside those that are timed.
 COUNTED = 2
+# How often the fixed loop runs beside a VM's samples, on each side of them.
+PACES = 9
 # Before any thread is pinned.
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
 
@@ -54,7 +57,8 @@ class Taken:
     `preempted` beside it how often another task took the CPU; `counts` and `absent` are the
     sources', over `ops` ops; `proof` is what the W^X proof showed, None where the guest cannot
     prove.  `deferred` holds the ns per op that the kernel worked later, a value each time that it
-    was waited for.  `ended` is how the VM was destroyed, None where that is not told.
+    was waited for.  `ended` is how the VM was destroyed, None where that is not told.  `pace` is
+    how many ticks of the TSC a fixed loop took the CPU around the samples, None where nobody asked.
     """
 
     iterations: int
@@ -69,6 +73,7 @@ class Taken:
     deferred: list[float]
     preempted: list[int]
     ended: Ended | None
+    pace: int | None = None
 
 
 def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
@@ -177,6 +182,10 @@ def _counted(
     return _Counted(more, total - samples * len(guest.vcpus))
 
 
+def _paces(wanted: bool) -> list[int]:
+    return [raw.pace() for _ in range(PACES)] if wanted else []
+
+
 def take(
     system: System,
     case: Case,
@@ -188,13 +197,15 @@ def take(
     sources: Sequence[Source] = (),
     mark: TraceLabel | None = None,
     later: DeferredWork | None = None,
+    paced: bool = False,
     opener: Opener = open_guest,
 ) -> Taken:
     """Measure a case in a fresh VM on the CPU of the settings, and let go of it and the sources.
 
     Without `iterations` they are the settings', or calibrated.  `warm_up` is how many ops run
     before the samples, one sample's without it.  `later` reads the work that was deferred,
-    and times; `mark` tells who listens that timed samples come.
+    and times; `mark` tells who listens that timed samples come, and with `paced` the CPU's own pace
+    is taken beside them.
     Raises what GuestVm raises, and UsageError for a CPU that this process may not use.
     """
     with pinned(settings.cpu), opener(system, case, settings) as guest:
@@ -206,10 +217,12 @@ def take(
                 source.attach(guest)
             before = disturbance.so_far(settings.cpu)
             each = settings.samples_per_doorbell or samples
-            taken = Samples(1)
+            taken, paces = Samples(1), list[int]()
             if later:
                 with priority.raised(settings.priority, guest.thread_ids):
+                    paces += _paces(paced)
                     taken = timed(guest, ops, samples, each, mark, later)
+                    paces += _paces(paced)
             disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
             number = min(samples, COUNTED) if later else samples
             counted = _counted(guest, ops, number, sources, net=later is not None)
@@ -229,5 +242,6 @@ def take(
             disturbed=disturbed,
             deferred=taken.deferred,
             preempted=taken.preempted,
+            pace=sorted(paces)[PACES] if paces else None,
             ended=_ended(guest, later) if taken.deferred and later and later.tells_all else None,
         )

@@ -91,6 +91,8 @@ class CaseResult(msgspec.Struct):
     vcpus: list[int] = []
     # Beside the samples: how often another task took the CPU during each.
     preempted: list[int] = []
+    # One for each VM that gave samples: ticks of the TSC in which the CPU did a fixed loop of ours.
+    paces: list[int] = []
     per_op: PerOp | None = None
     # What the kernel did for an op later, in `unit`: each time that it was waited for, the VM
     # that it was waited for in, and what was read.
@@ -127,6 +129,7 @@ class CaseResult(msgspec.Struct):
         """Note that KVM was incorrect here and drop the figures: a wrong KVM has no speed."""
         self.incorrect = reason
         self.samples, self.vms, self.vcpus, self.preempted = [], [], [], []
+        self.paces = []
         self.deferred_samples, self.deferred_vms = [], []
         self.per_op = self.deferred = self.total = None
         self.tsc = self.noisy = self.class_ = None

@@ -78,6 +78,8 @@ def _wrong_samples(case: CaseResult) -> str | None:
         return f"{len(late)} figures of deferred work of {len(case.deferred_vms)} VMs"
     if not all(abs(ns) < MOST_PER_OP for ns in late):
         return "deferred work is out of range"
+    if not all(0 < ticks < MOST_PER_OP for ticks in case.paces):
+        return "a pace is out of range"
     return None
 
 

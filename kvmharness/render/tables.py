@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvmharness.analysis import stats, totals
+from kvmharness.analysis import pace, stats, totals
 from kvmharness.analysis.profile import Profiled
 from kvmharness.model import counters
 from kvmharness.model.clocks import UNITS
@@ -199,6 +199,9 @@ def remarks(run: Run) -> list[str]:
     if beside:
         where = " on the same CPU" if any(c.disturbed.same_cpu for c in run.cases) else ""
         lines.append(f"not alone: other runs ({beside}) measured here at the same time{where}")
+    uneven = pace.uneven(run)
+    if uneven:
+        lines.append(f"uneven: {uneven}")
     absent = [(reason, name) for case in run.cases for name, reason in case.absent.items()]
     unproved = [(r, n.removeprefix(PROOF_PREFIX)) for r, n in absent if _is_proof(n)]
     lines += by_reason("W^X not proved", unproved)

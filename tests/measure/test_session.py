@@ -130,6 +130,8 @@ def test_rounds_interleave_and_keep_every_sample(system: System) -> None:
     for result in session.results:
         assert result.vms == [0, 0, 0, 1, 1, 1]
         assert len(result.samples) == len(result.preempted) == 6
+        assert len(result.paces) == 2
+        assert min(result.paces) > 1000, "ticks of a loop of 20,000 turns"
         assert result.counters["kvm.exits"] is not None
         if DEFERRED in result.absent:
             assert result.deferred_samples == []
