@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -36,7 +37,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def _hear_signals() -> None:
+    """Have what we start end by signals, though nohup or a shell's & had us ignore them."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, usual)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    _hear_signals()
     if config.getoption("--update-golden"):
         os.environ[UPDATE] = "1"
 
