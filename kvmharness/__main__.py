@@ -18,13 +18,13 @@ def _let_it_end() -> None:
 def _end(error: ModuleNotFoundError) -> NoReturn:
     """Say what is not installed; a module of ours that is missing is a bug."""
     from kvmharness.commands import streams  # noqa: PLC0415 - it needs Python alone
-    from kvmharness.errors import EXIT_USAGE  # noqa: PLC0415
+    from kvmharness.errors import EXIT_BISECT_ABORT, EXIT_USAGE  # noqa: PLC0415
 
     what = streams.system_failure(error)
     if what is None:
         raise error
     sys.stderr.write(f"kvmharness: {what}\n")
-    sys.exit(EXIT_USAGE)
+    sys.exit(EXIT_BISECT_ABORT if streams.bisecting() else EXIT_USAGE)
 
 
 def main() -> None:

@@ -35,13 +35,8 @@ from kvmharness.commands import (
 from kvmharness.text import printable
 
 
-def _bisecting() -> bool:
-    """Tell whether git reads our exit code: it would take our own ones for a bad commit."""
-    return not {"--bisect", "bisect-step"}.isdisjoint(sys.argv)
-
-
 def _exit(code: int) -> NoReturn:
-    sys.exit(errors.EXIT_BISECT_ABORT if _bisecting() else code)
+    sys.exit(errors.EXIT_BISECT_ABORT if streams.bisecting() else code)
 
 
 def _say(line: str) -> None:
@@ -100,7 +95,7 @@ class _Group(click.Group):
             _say(str(error))
             sys.exit(error.exit_code)
         except click.UsageError as error:
-            if not _bisecting():
+            if not streams.bisecting():
                 raise
             error.show()  # git would take click's own code for a bad commit
             sys.exit(errors.EXIT_BISECT_ABORT)

@@ -278,12 +278,12 @@ class _Pair:
         except ValueError as error:
             return CaseComparison(case, "not comparable", str(error))
         accounts = causes.account(old), causes.account(young)
-        own = pace.change(old, young)
-        allowance = self.boot_allowance(case)
-        verdict: CaseVerdict = self._verdict(found, allowance, accounts, own)
-        said = causes.change(*accounts)
-        if verdict == "unclear" != ratios.judge(found, self.threshold, allowance):
-            said = pace.said(own)
+        said, allowance = causes.change(*accounts), self.boot_allowance(case)
+        seen, own = ratios.judge(found, self.threshold, allowance), pace.change(old, young)
+        found = ratios.widened(found, own)
+        verdict: CaseVerdict = self._verdict(found, allowance, accounts)
+        if verdict == "unclear" != seen:
+            said = "; ".join(text for text in (said, pace.said(own)) if text)
         if self.clock == "insn" and verdict in INSTRUCTIONS:
             beyond = 0.0 if verdict == "same" else found.new - found.base
             but = causes.outweighed(*accounts, beyond)
@@ -301,10 +301,10 @@ class _Pair:
         )
 
     def _verdict(
-        self, found: ratios.Ratio, allowance: float, accounts: tuple[Account, Account], own: float
+        self, found: ratios.Ratio, allowance: float, accounts: tuple[Account, Account]
     ) -> CaseVerdict:
-        """Judge the cost, and the class where the cost shows no change; `own` is the CPU's pace."""
-        verdict = ratios.judge(found, self.threshold, allowance, own)
+        """Judge the cost, and the class where the cost shows no change."""
+        verdict = ratios.judge(found, self.threshold, allowance)
         change = causes.class_change(*accounts)
         if change and (verdict == "same" or (verdict == "unclear" and change == "worse")):
             return change
@@ -333,7 +333,7 @@ def compare(
         compared=differences.compared(base.runs, new.runs),
         differing=[
             *differences.differing(base.runs, new.runs),
-            *pace.differing(base.runs, new.runs),
+            *pace.differing((pair.old[c], pair.young[c]) for c in common if c not in refused),
         ],
         rows=[refused.get(case) or pair.row(case, cases) for case in common],
         left_out=left_out,

@@ -20,32 +20,43 @@ MATTERS = 0.01
 UNEVEN = 0.05
 
 
-def _centre(results: Iterable[CaseResult]) -> float | None:
-    """Return the middle of the VMs' paces as a log, as a side's cost is taken; None without any."""
-    paces = [pace for result in results for pace in result.paces]
-    return ratios.centre(np.log(paces)).log if paces else None
+def _centre(results: Sequence[CaseResult]) -> float | None:
+    """Return a side's middle pace as a log, taken as its cost is: of its runs, or of one's VMs.
+
+    None where a run has samples and no pace: the others do not speak for it.
+    """
+    measured = [result for result in results if result.samples]
+    if not measured or not all(result.paces for result in measured):
+        return None
+    runs = [ratios.centre(np.log(result.paces)).log for result in measured]
+    return ratios.centre(np.array(runs)).log
 
 
-def change(base: Iterable[CaseResult], new: Iterable[CaseResult]) -> float:
-    """Return in how many times as long NEW's CPU did the same, 1 where a side does not tell."""
+def _change(base: Sequence[CaseResult], new: Sequence[CaseResult]) -> tuple[float, float] | None:
+    """Return both sides' paces as logs, None where they do not differ or a side does not tell."""
     a, b = _centre(base), _centre(new)
-    return 1.0 if a is None or b is None else math.exp(b - a)
+    return None if a is None or b is None or abs(b - a) < MATTERS else (a, b)
+
+
+def change(base: Sequence[CaseResult], new: Sequence[CaseResult]) -> float:
+    """Return in how many times as long NEW's CPU did the same, 1 where no change is known."""
+    found = _change(base, new)
+    return math.exp(found[1] - found[0]) if found else 1.0
 
 
 def said(ratio: float) -> str:
     """Say a change in words."""
-    if ratio < 1:
-        return f"NEW's CPU itself was faster: a fixed loop took {ratio:.2f} times as long"
-    return f"NEW's CPU itself was slower: a fixed loop took {ratio:.2f} times as long"
+    how = "faster" if ratio < 1 else "slower"
+    return f"NEW's CPU itself was {how}: a fixed loop took {ratio:.2f} times as long"
 
 
-def differing(base: Sequence[Run], new: Sequence[Run]) -> list[str]:
-    """Say what differs between all runs of two sides: a line, or none."""
-    sides = [[case for run in runs for case in run.cases] for runs in (base, new)]
-    a, b = _centre(sides[0]), _centre(sides[1])
-    if a is None or b is None or abs(b - a) < MATTERS:
+def differing(sides: Iterable[tuple[Sequence[CaseResult], Sequence[CaseResult]]]) -> list[str]:
+    """Say of the case beside which two sides' paces differ most how they do: a line, or none."""
+    found = [(pair, base[0].name) for base, new in sides if (pair := _change(base, new))]
+    if not found:
         return []
-    return [f"ticks of a fixed loop: {figure(math.exp(a))} → {figure(math.exp(b))}"]
+    (a, b), case = max(found, key=lambda item: abs(item[0][1] - item[0][0]))
+    return [f"ticks of a fixed loop: {figure(math.exp(a))} → {figure(math.exp(b))} beside {case}"]
 
 
 def uneven(run: Run) -> str | None:

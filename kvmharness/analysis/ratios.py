@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -103,20 +103,25 @@ def ratio(base: Floats, new: Floats, cases: int = 1) -> Ratio:
     return Ratio(_exp(a.log), _exp(b.log), _exp(change), ci95)
 
 
-def judge(found: Ratio, threshold: float, boot_allowance: float, pace: float = 1.0) -> Verdict:
+def widened(found: Ratio, factor: float) -> Ratio:
+    """Return a ratio of which nobody knows more than to a factor: its interval is as much wider."""
+    if found.ci95 is None:
+        return found
+    apart = max(factor, 1 / factor)
+    return replace(found, ci95=(found.ci95[0] / apart, found.ci95[1] * apart))
+
+
+def judge(found: Ratio, threshold: float, boot_allowance: float) -> Verdict:
     """Return the verdict: `threshold` is the least change that matters, as a share of 1.
 
     `boot_allowance` is by how much two boots of one kernel may differ where the interval does
     not know: 0 where both sides have several runs.  Changed: more than the threshold, with the
     interval wholly beyond the allowance.  Same: the interval lies within the larger of both.  A
     change counts alike in both directions: swapping the sides swaps `faster` and `slower`.
-    `pace` is in how many times as long NEW's CPU did the same: so much wider is the interval, as
-    nobody knows how much of that an op pays.
     """
     if found.ci95 is None:
         return "unclear"
-    apart = max(pace, 1 / pace)
-    lo, hi = found.ci95[0] / apart, found.ci95[1] * apart
+    lo, hi = found.ci95
     if found.ratio > 1 + threshold and lo > 1 + boot_allowance:
         return "slower"
     if found.ratio < 1 / (1 + threshold) and hi < 1 / (1 + boot_allowance):

@@ -36,6 +36,11 @@ class _Stdout(io.FileIO):
             raise StdoutLost(error.errno or errno.EIO) from None
 
 
+def bisecting() -> bool:
+    """Tell whether git reads our exit code: it would take our own ones for a bad commit."""
+    return not {"--bisect", "bisect-step"}.isdisjoint(sys.argv)
+
+
 def take_over() -> None:
     """Have stdout fail by StdoutLost, and print what its encoding lacks as escapes.
 

@@ -7,6 +7,7 @@ what it did is read off.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import time
@@ -25,8 +26,8 @@ PROC = Path("/proc")
 PF_KTHREAD = 0x00200000
 FLAGS = 6  # which field of /proc/PID/stat, behind the name
 IDLE = re.compile(rb"\.idle_sleeptime\s*:\s*(\d+) nsecs")
-# Bytes: more than /proc/timer_list has of one CPU and its timers.
-MOST_TIMERS = 1 << 16
+# Bytes to read at once; a file of /proc may give less.
+AT_ONCE = 1 << 14
 # An RCU grace period takes some ticks of the kernel's timer, of 4 ms mostly.  No multiple of a
 # tick: or the same part of every tick would be measured, that with the interrupt in it, say.
 SLICE_S = 0.0413
@@ -73,7 +74,7 @@ class IdleTime:
 
     def __init__(self, proc: Path = PROC) -> None:
         self._file: int | None = None
-        self._enough = MOST_TIMERS
+        self._enough = AT_ONCE
         with suppress(OSError):  # a kernel without it, or not for us
             self._file = os.open(proc / "timer_list", os.O_RDONLY | os.O_CLOEXEC)
             weakref.finalize(self, os.close, self._file)
@@ -82,11 +83,15 @@ class IdleTime:
         """Return how long it has idled, in ns; None where this kernel does not say."""
         if self._file is None:
             return None
-        found = IDLE.search(os.pread(self._file, self._enough, 0))
-        # It lies further behind where a timer was added.
-        found = found or IDLE.search(os.pread(self._file, MOST_TIMERS, 0))
-        if found is None:
-            return None
+        text, found = b"", None
+        while found is None:
+            part = os.pread(self._file, self._enough - len(text), len(text))
+            if not part:
+                return None
+            text += part
+            found = IDLE.search(text)
+            if len(text) == self._enough and not found:  # a timer was added before it
+                self._enough += AT_ONCE
         self._enough = found.end()
         return int(found[1]) or None
 
@@ -145,7 +150,11 @@ class DeferredWork:
         """Return how far the work has come."""
         if self.by == "threads":
             return Reading(time.monotonic_ns(), self._threads())
-        idle = self._idle.ns() or 0
+        idle = self._idle.ns()
+        if idle is None:
+            raise OSError(
+                errno.EIO, "it does not tell any more how long the CPU idled", "timer_list"
+            )
         at = time.monotonic_ns()
         return Reading(at, {0: at - idle - time.process_time_ns()})
 

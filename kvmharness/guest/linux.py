@@ -166,8 +166,8 @@ class LinuxVm:
     def run(self, silent_s: float, until: Callable[[], bool] = lambda: False) -> End:
         """Run until the machine goes off or restarts, or `until` holds ("stopped").
 
-        Raises KernelPanic, GuestTimeout after `silent_s` seconds in which neither serial port was
-        written, GuestError where KVM could not go on.
+        Raises KernelPanic, GuestTimeout after `silent_s` seconds in which neither a serial port nor
+        a device was written, GuestError where KVM could not go on.
         """
         self._heard = time.monotonic()
         while not until():
@@ -223,6 +223,7 @@ class LinuxVm:
             self._set_line(uart)
         elif io.port in self._devices:
             self._devices[io.port].write(io.data)
+            self._heard = time.monotonic()
         elif io.port == POWER_OFF and int.from_bytes(io.data, "little") & SLP_EN:
             return "off"
         elif io.port == KEYBOARD and io.data == bytes([RESET]):

@@ -218,11 +218,13 @@ static void kvmh_trace_settled(void)
  */
 uint64_t kvmh_pace(void)
 {
-	static uint64_t words[4];
+	static uint64_t words[8] __attribute__((aligned(64)));
 	uint64_t turns = PACE_TURNS;
 	uint64_t begin = __builtin_ia32_rdtsc();
 
-	__asm__ volatile("1:\n\t"
+	/* Aligned: in two lines of the instruction cache it takes half as long again. */
+	__asm__ volatile(".p2align 6\n"
+			 "1:\n\t"
 			 "add 0(%1), %%rax\n\t"
 			 "add 8(%1), %%rcx\n\t"
 			 "add 16(%1), %%rdx\n\t"

@@ -22,7 +22,7 @@ from kvmharness.errors import HarnessError
 from kvmharness.guest.linux import End, Linux, LinuxVm
 from kvmharness.kvm.fds import System
 from kvmharness.lab.job import CONSOLE, HOST, INNER, OUTCOME, RUN, Inner, JobOutcome
-from kvmharness.lab.wire import Receiver, Sender
+from kvmharness.lab.wire import LONGEST_LINE, Receiver, Sender
 from kvmharness.measure import feasible, host
 from kvmharness.model.host import Roles
 
@@ -54,7 +54,7 @@ class _Relay:
     def take(self, data: bytes) -> None:
         """Take what was sent: a byte by the serial port, or as much as the mailbox held."""
         self._line += data
-        if b"\n" in data:
+        if b"\n" in data or len(self._line) > LONGEST_LINE:  # which the receiver cuts
             self._receiver.feed(bytes(self._line))
             self._line.clear()
             self._pass_on()
@@ -101,6 +101,11 @@ class Posted(io.BytesIO):
         part = data[: mailbox.MOST]
         self._mailbox.tell(LINES, part)
         return len(part)
+
+    def close(self) -> None:
+        """Let go of the mailbox."""
+        self._mailbox.close()
+        super().close()
 
 
 def _sources(instance: Instance, pool: Pool) -> dict[bytes, list[Source]]:

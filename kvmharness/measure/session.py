@@ -80,7 +80,7 @@ class _Account:
         result.samples += [round(t * per_tick / taken.iterations, 4) for t in taken.ticks]
         result.vms += [vm] * len(taken.ticks)
         result.preempted += taken.preempted
-        result.paces += [] if taken.pace is None else [taken.pace]
+        result.paces += [] if taken.pace is None else [round(taken.pace, 1)]
         if taken.vcpus > 1:
             each = len(taken.ticks) // taken.vcpus
             result.vcpus += [number for number in range(taken.vcpus) for _ in range(each)]

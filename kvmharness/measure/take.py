@@ -33,7 +33,7 @@ ESTIMATED_MS = 1.0
 TRIES = 5
 # Samples that are counted beside those that are timed.
 COUNTED = 2
-# How often the fixed loop runs beside a VM's samples, on each side of them.
+# How often the fixed loop runs on each side of a VM's samples: an odd number has a median.
 PACES = 9
 # Before any thread is pinned.
 ALLOWED_CPUS = frozenset(os.sched_getaffinity(0))
@@ -73,7 +73,7 @@ class Taken:
     deferred: list[float]
     preempted: list[int]
     ended: Ended | None
-    pace: int | None = None
+    pace: float | None = None
 
 
 def open_guest(system: System, case: Case, settings: Settings) -> GuestVm:
@@ -182,8 +182,9 @@ def _counted(
     return _Counted(more, total - samples * len(guest.vcpus))
 
 
-def _paces(wanted: bool) -> list[int]:
-    return [raw.pace() for _ in range(PACES)] if wanted else []
+def _pace(wanted: bool) -> list[int]:
+    """Return the present pace of the CPU that this thread is on, nothing where none is wanted."""
+    return [sorted(raw.pace() for _ in range(PACES))[PACES // 2]] if wanted else []
 
 
 def take(
@@ -220,9 +221,9 @@ def take(
             taken, paces = Samples(1), list[int]()
             if later:
                 with priority.raised(settings.priority, guest.thread_ids):
-                    paces += _paces(paced)
+                    paces += _pace(paced)
                     taken = timed(guest, ops, samples, each, mark, later)
-                    paces += _paces(paced)
+                    paces += _pace(paced)
             disturbed = disturbance.between(before, disturbance.so_far(settings.cpu))
             number = min(samples, COUNTED) if later else samples
             counted = _counted(guest, ops, number, sources, net=later is not None)
@@ -242,6 +243,6 @@ def take(
             disturbed=disturbed,
             deferred=taken.deferred,
             preempted=taken.preempted,
-            pace=sorted(paces)[PACES] if paces else None,
+            pace=sum(paces) / len(paces) if paces else None,
             ended=_ended(guest, later) if taken.deferred and later and later.tells_all else None,
         )

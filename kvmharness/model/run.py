@@ -91,8 +91,8 @@ class CaseResult(msgspec.Struct):
     vcpus: list[int] = []
     # Beside the samples: how often another task took the CPU during each.
     preempted: list[int] = []
-    # One for each VM that gave samples: ticks of the TSC in which the CPU did a fixed loop of ours.
-    paces: list[int] = []
+    # One for each VM that gave samples: ticks of the TSC in which `cpu` did a fixed loop of ours.
+    paces: list[float] = []
     per_op: PerOp | None = None
     # What the kernel did for an op later, in `unit`: each time that it was waited for, the VM
     # that it was waited for in, and what was read.

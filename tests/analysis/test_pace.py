@@ -34,10 +34,16 @@ def test_what_the_cpu_itself_lost_or_won_is_no_verdict(ticks: int, cost: float) 
     assert toggle(quiet, paced(QUIET, cost)).verdict == "slower"
     lost, won = toggle(quiet, slow), toggle(slow, quiet)
     assert (lost.verdict, won.verdict) == ("unclear", "unclear")
-    assert lost.said == (
+    assert lost.said.endswith(
         f"NEW's CPU itself was slower: a fixed loop took {ticks / QUIET:.2f} times as long"
     )
-    assert won.said.startswith("NEW's CPU itself was faster")
+    assert "NEW's CPU itself was faster" in won.said
+    seen = toggle(quiet, paced(QUIET, cost)).found
+    assert seen
+    assert seen.ci95
+    assert lost.found
+    assert lost.found.ci95
+    assert lost.found.ci95[1] > seen.ci95[1] * 1.1, "what is shown is what was judged"
 
 
 def test_an_equal_cost_on_another_cpu_is_not_called_the_same() -> None:
@@ -55,11 +61,38 @@ def test_one_pace_on_both_sides_changes_nothing() -> None:
     assert toggle(made_up_run(), paced(27_716, 1.3)).verdict == "slower", "an older file"
 
 
+@pytest.mark.parametrize("cost", [1.0175, 1.03])
+def test_a_tick_more_or_less_moves_no_verdict(cost: float) -> None:
+    base, new = paced(QUIET), paced(QUIET, cost)
+    near = paced(QUIET + 28, cost)
+    assert toggle(base, near).verdict == toggle(base, new).verdict != "unclear"
+
+
+def test_each_run_of_a_side_counts_once_however_many_vms_it_has() -> None:
+    slow, quiet = paced(2 * QUIET), paced(QUIET)
+    slow.cases[1].paces *= 10
+    for n, runs in enumerate(([slow, quiet], [quiet, slow])):
+        for run in runs:
+            run.started = f"{n} {run.cases[1].paces[0]}"
+    assert pace.change([quiet.cases[1]], [slow.cases[1], quiet.cases[1]]) == pytest.approx(
+        2**0.5, rel=0.01
+    )
+
+
+def test_a_run_that_does_not_tell_its_pace_has_none_spoken_for_it() -> None:
+    silent = made_up_run()
+    assert pace.change([paced(QUIET).cases[1]], [silent.cases[1], paced(1).cases[1]]) == 1
+    skipped = made_up_run().cases[1]
+    skipped.samples, skipped.vms = [], []
+    both = [skipped, paced(2 * QUIET).cases[1]]
+    assert pace.change([paced(QUIET).cases[1]], both) == pytest.approx(2, rel=0.01)
+
+
 def test_the_change_stands_among_what_differs() -> None:
     found = compare.compare(
         compare.side("BASE", [paced(QUIET)]), compare.side("NEW", [paced(27_716)])
     )
-    assert "ticks of a fixed loop: 14,067 → 27,717" in found.differing
+    assert "ticks of a fixed loop: 14,067 → 27,717 beside long64/empty" in found.differing
     assert not any(line.startswith("ticks of") for line in _same().differing)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -71,6 +72,39 @@ def test_the_idle_time_is_found_wherever_it_lies_in_the_file(tmp_path: Path) -> 
     timers.write_text("cpu: 0\n")
     assert idle.ns() is None
     assert IdleTime(tmp_path / "none").ns() is None
+
+
+def test_a_file_that_comes_in_pieces_is_read_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As /proc does: no piece is larger than a page, and the first may be one line."""
+    timers = tmp_path / "timer_list"
+    many = "".join(f" #{n}: <0>, hrtimer_wakeup, S:01\n" for n in range(2000))
+    timers.write_text(f"cpu: 0\n{many}  .idle_sleeptime : 42 nsecs\n")
+    real, pieces = os.pread, []
+
+    def short(file: int, size: int, at: int) -> bytes:
+        assert size > 0
+        pieces.append(size)
+        return real(file, min(size, 7 if at == 0 else 4096), at)
+
+    monkeypatch.setattr("os.pread", short)
+    idle = IdleTime(tmp_path)
+    assert [idle.ns(), idle.ns()] == [42, 42]
+    timers.write_text("cpu: 0\n")
+    assert idle.ns() is None
+
+
+def test_a_kernel_that_no_longer_tells_its_idle_time_is_no_kernel_that_worked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    timers = tmp_path / "timer_list"
+    timers.write_text("  .idle_sleeptime : 500 nsecs\n")
+    work = DeferredWork(tmp_path)
+    timers.write_text("cpu: 0\n")
+    with pytest.raises(OSError, match="how long the CPU idled"):
+        work.read()
 
 
 def test_a_worker_that_ended_is_no_negative_work() -> None:

@@ -31,25 +31,41 @@ mknod "$1/none" c 10 231
 mount --bind "$1/kvm" /dev/kvm
 shift
 "$@" &
-until [ -s "$FIRST" ]; do kill -0 $! && sleep 0.1; done
+until [ -s "$FIRST" ]; do kill -0 $!; sleep 0.1; done
 mount --bind "${FIRST%/*}/../mount/none" /dev/kvm
 wait $!
 """
+
+
+def _cpuset(cpus: str) -> Path | None:
+    """Make a cpuset, of either version of cgroups."""
+    for root in (Path("/sys/fs/cgroup/cpuset"), Path("/sys/fs/cgroup")):
+        made = root / f"kvmharness-test-{os.getpid()}"
+        try:
+            if (root / "cgroup.subtree_control").exists():
+                (root / "cgroup.subtree_control").write_text("+cpuset")
+            made.mkdir()
+        except OSError:
+            continue
+        try:
+            (made / "cpuset.mems").write_text("0")
+            (made / "cpuset.cpus").write_text(cpus)
+        except OSError:
+            made.rmdir()
+            continue
+        return made
+    return None
 
 
 @pytest.fixture
 def two_cpus() -> Iterator[Path]:
     """A cpuset of our own with two CPUs."""
     cpus = sorted(os.sched_getaffinity(0))
-    made = Path("/sys/fs/cgroup/cpuset", f"kvmharness-test-{os.getpid()}")
     if len(cpus) < 2:
         pytest.skip("needs two CPUs")
-    try:
-        made.mkdir()
-        (made / "cpuset.mems").write_text("0")
-        (made / "cpuset.cpus").write_text(f"{cpus[0]},{cpus[1]}")
-    except OSError as error:
-        pytest.skip(f"no cpuset can be had here: {error}")
+    made = _cpuset(f"{cpus[0]},{cpus[1]}")
+    if made is None:
+        pytest.skip("no cpuset can be had here")
     yield made
     for _ in range(50):
         try:
@@ -75,7 +91,10 @@ def test_a_cpu_that_went_offline_ends_the_run_and_costs_nothing_that_was_measure
         while not path.exists() and process.poll() is None and time.monotonic() < end:
             time.sleep(0.1)
         (two_cpus / "cpuset.cpus").write_text(stays)
-        out, err = process.communicate(timeout=60)
+        try:
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 2, err
     assert f"--pin {lost}: " in err
     assert f"this process may use {stays}" in err
