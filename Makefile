@@ -74,7 +74,7 @@ timeline: $(VENV)/built
 	$(BIN)/kvmharness timeline --debian --machine tcg-svm,bochs-vmx -o timeline
 	$(BIN)/kvmharness report --timeline timeline -o docs/timeline.html
 
-# What docs/reliability.md has the figures of: an hour or more; they are in soak.txt then.
+# What docs/reliability.md has the figures of: 20 minutes; they are in soak.txt then.
 soak: $(VENV)/built
 	rm -f soak.txt
 	KVMHARNESS_SOAK=$(CURDIR)/soak.txt $(BIN)/pytest -q tests/reliability tests/guest/test_hostile.py \

@@ -54,7 +54,7 @@ def machine(port: int, times: int, bell: Bell) -> LinuxVm:
 def test_a_device_that_is_written_is_a_sign_of_life() -> None:
     bell = Bell()
     begin = time.monotonic()
-    with pytest.raises(GuestTimeout, match="wrote nothing for 0.3 s"):
+    with pytest.raises(GuestTimeout, match=r"wrote nothing for 0\.3 s"):
         machine(mailbox.PORT, 6, bell).run(0.3)
     assert bell.rung == 6
     assert time.monotonic() - begin > 0.8
