@@ -25,7 +25,8 @@ test: $(VENV)/built lint
 	$(BIN)/pytest -m "(kvm or lab) and not slow" --cov --cov-append --cov-report=term:skip-covered
 	@$(BIN)/kvmharness doctor >/dev/null || $(BIN)/pytest --lab $(LAB_KERNEL)
 
-# Kernels built from source, booted and bisected: too long for each commit, so no part of `test`.
+# Kernels built from source, booted and bisected, and the Debian package in a clean system: too long
+# for each commit, so no part of `test`.
 test-builds: $(VENV)/built
 	$(BIN)/pytest -m "lab and slow"
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from kvmharness.model import runfile
+from tests.support.samples import made_up_run
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ("dpkg-buildpackage", "dh", "lintian")
@@ -44,3 +48,41 @@ def test_the_package_is_whole_and_without_lintians_errors() -> None:
     ):
         assert path in held
     assert "direct_url" not in held
+
+
+# What somebody does who has nothing but the package.
+USED = """
+set -e
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends /root/kvmharness.deb >/dev/null
+cd /tmp
+kvmharness --version
+kvmharness run --list
+kvmharness show a.json
+kvmharness report a.json -o report.html
+kvmharness compare a.json b.json
+test -s report.html -a -s /usr/share/man/man1/kvmharness-run.1.gz
+"""
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("debootstrap") is None, reason="needs root and debootstrap"
+)
+def test_it_installs_in_a_clean_system_and_works_there(tmp_path: Path) -> None:
+    package = ROOT / said(ROOT / "scripts/deb.sh").split()[-1]
+    release = dict(
+        line.split("=", 1) for line in Path("/etc/os-release").read_text().splitlines() if line
+    )
+    system = tmp_path / "system"
+    said("debootstrap", "--variant=minbase", release["VERSION_CODENAME"], system)
+    shutil.copy(package, system / "root/kvmharness.deb")
+    for name in ("a", "b"):
+        run = made_up_run()
+        run.started += name
+        runfile.write(system / f"tmp/{name}.json", run)
+    found = said("chroot", system, "sh", "-c", USED)
+    assert f"kvmharness, version {package.name.split('_')[1].replace('~', '.')}" in found
+    assert "long64/cr0_wp" in found
+    assert "costs the same" in found

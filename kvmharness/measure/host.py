@@ -108,7 +108,10 @@ def tsc_unstable(root: Path = SYS, proc: Path = PROC) -> str | None:
 
     A kernel that has found its TSC out takes it off the clocksources, or never put it there.
     """
-    flags = parse_cpuinfo(read_text(proc / "cpuinfo") or "").get("flags", "").split()
+    cpuinfo = read_text(proc / "cpuinfo")
+    if cpuinfo is None:
+        return f"{proc / 'cpuinfo'} cannot be read, so nobody knows whether a tick is a fixed time"
+    flags = parse_cpuinfo(cpuinfo).get("flags", "").split()
     missing = [flag for flag in ("constant_tsc", "nonstop_tsc") if flag not in flags]
     if missing:
         return f"the CPU lacks {' and '.join(missing)}, so a tick is no fixed time"

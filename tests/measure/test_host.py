@@ -67,6 +67,13 @@ def test_an_unstable_tsc_is_told_by_the_clocksource_in_use(
     assert re.search(why, system_of(tmp_path, available, current, flags) or "")
 
 
+def test_without_proc_nobody_says_what_the_cpu_lacks(tmp_path: Path) -> None:
+    why = host.tsc_unstable(tmp_path, tmp_path / "proc")
+    assert why == (
+        f"{tmp_path}/proc/cpuinfo cannot be read, so nobody knows whether a tick is a fixed time"
+    )
+
+
 def test_the_governor_is_the_pinned_cpus(tmp_path: Path) -> None:
     for cpu, name in ((0, "performance"), (3, "powersave")):
         folder = tmp_path / f"devices/system/cpu/cpu{cpu}/cpufreq"
