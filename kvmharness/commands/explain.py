@@ -112,10 +112,11 @@ def explain(
     inner = explaining.inner(nested, recipe, nested_variant)
     wanted = explaining.wanted(kernel, recipe, variants, modules, inner)
     found = explaining.explain(wanted, chosen, samples)
+    # Before anything is shown: a reader of stdout may leave (`| head`), and we with it.
+    written = explaining.write(found, output) if output else []
     explain_table.show_explanation(found, share / 100, top, tables.console())
-    if output:
-        for path in explaining.write(found, output):
-            click.echo(f"written: {path}")
+    for path in written:
+        click.echo(f"written: {path}")
 
 
 def _sampled(case: Case, top: int) -> None:

@@ -2,35 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis.calltree import Node
 from kvmharness.analysis.explain import costs, costs_of, tree
 from kvmharness.model.explanation import Difference, Explanation, File
+from kvmharness.render import fitting
+from kvmharness.render.fitting import Column
 from kvmharness.render.tables import plain, show_profile
 from kvmharness.text import figure
 
 # Names of functions that only one kernel has, before the rest is counted.
 MOST_NAMED = 12
 COUNT = "{:,.2f}"
-CALLED_BY = "called by:"
 # As many callers as fit beside the rest.
 CALLERS = 4
 
 
-def _table(*titles: str) -> Table:
-    """Return a table whose columns are numbers but for the last ones, named with a colon."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in titles:
-        left = title.endswith(":")
-        # What is too long wraps in the callers, never in a figure.
-        wraps = title == CALLED_BY
-        table.add_column(
-            title.removesuffix(":"), justify="left" if left else "right", no_wrap=not wraps
-        )
-    return table
+def _numbers(title: str, cells: Sequence[str], goes: int = 0) -> Column:
+    return Column(title, [Text(cell) for cell in cells], goes=goes)
+
+
+def _say(line: str, out: Console) -> None:
+    fitting.say(line, out, fitting.room())
+
+
+def _indented(rows: Sequence[tuple[int, str]], by: str) -> list[Text]:
+    return [Text(by * depth) + plain(name) for depth, name in rows]
 
 
 def _tree(explanation: Explanation, share: float, out: Console) -> None:
@@ -38,36 +39,45 @@ def _tree(explanation: Explanation, share: float, out: Console) -> None:
     top = tree(explanation.nodes)
     totals, ops = top.totals(), explanation.ops
     least = share * totals[top]
-    table = _table("insn/op", "own", "calls/op", "call tree:")
 
     def order(node: Node) -> tuple[int, str]:
         return -totals[node], node.name
 
+    shown: list[tuple[Node, int]] = []
     waiting = [(node, 0) for node in sorted(top.children.values(), key=order, reverse=True)]
     while waiting:
         node, depth = waiting.pop()
         if totals[node] < least or not totals[node]:
             continue
-        own, calls = (figure(count / ops) if count else "" for count in (node.own, node.calls))
-        name = Text("  " * depth) + plain(node.name)
-        table.add_row(COUNT.format(totals[node] / ops), own, calls, name)
+        shown.append((node, depth))
         below = sorted(node.children.values(), key=order, reverse=True)
         waiting += [(child, depth + 1) for child in below]
-    out.print(table)
-    out.print(Text(f"down to {share:.1%} of all; own: without what it called"))
+    names = [(depth, node.name) for node, depth in shown]
+    narrow = Column("call tree", _indented(names, " "), right=False)
+    columns = [
+        _numbers("insn/op", [COUNT.format(totals[node] / ops) for node, _ in shown]),
+        _numbers("own", [figure(n.own / ops) if n.own else "" for n, _ in shown], goes=2),
+        _numbers("calls/op", [figure(n.calls / ops) if n.calls else "" for n, _ in shown], goes=1),
+        Column("call tree", _indented(names, "  "), right=False, goes=3, brief=narrow),
+    ]
+    if shown:
+        fitting.show(columns, out, fitting.room())
+    _say(f"down to {share:.1%} of all; own: without what it called", out)
 
 
 def _lines(explanation: Explanation, top: int, out: Console) -> None:
     """Print the dearest source lines, or why there are none."""
     if explanation.no_lines:
-        out.print(plain(f"no source lines: {explanation.no_lines}"), soft_wrap=True)
+        _say(f"no source lines: {explanation.no_lines}", out)
     if not explanation.lines:
         return
-    table = _table("own insn/op", "source line:", "function:")
-    for line in explanation.lines[:top]:
-        place = plain(f"{line.file}:{line.line}")
-        table.add_row(COUNT.format(line.own / explanation.ops), place, plain(line.function))
-    out.print(table)
+    lines = explanation.lines[:top]
+    columns = [
+        _numbers("own insn/op", [COUNT.format(line.own / explanation.ops) for line in lines]),
+        Column("source line", [plain(f"{line.file}:{line.line}") for line in lines], right=False),
+        Column("function", [plain(line.function) for line in lines], right=False, goes=1),
+    ]
+    fitting.show(columns, out, fitting.room())
 
 
 def _deferred(explanation: Explanation, case: str, top: int, out: Console) -> None:
@@ -75,44 +85,39 @@ def _deferred(explanation: Explanation, case: str, top: int, out: Console) -> No
     found = explanation.deferred
     if found is None:
         why = explanation.no_deferred or "the version that explained did not follow it"
-        out.print(plain(f"no deferred work: {why}"), soft_wrap=True)
+        _say(f"no deferred work: {why}", out)
         return
     clock = "" if found.measured is None else f"; {figure(found.measured)} by the kernel's clock"
     if not found.counts:
         of = f"{figure(found.figure)} insn/op{clock}"
-        out.print(plain(f"deferred work: none that counts ({of})"), soft_wrap=True)
+        _say(f"deferred work: none that counts ({of})", out)
         return
     out.print()
-    out.print(
-        plain(
-            f"deferred: {found.figure:,.2f} instructions per op that others ran after the sample, "
-            f"net of what follows a single op{clock}"
-        ),
-        soft_wrap=True,
+    _say(
+        f"deferred: {found.figure:,.2f} instructions per op that others ran after the sample, "
+        f"net of what follows a single op{clock}",
+        out,
     )
     show_profile(costs_of(found.nodes, found.ops), f"{case}, deferred", top, out)
 
 
 def _one(explanation: Explanation, case: str, share: float, top: int, out: Console) -> None:
     samples = len(explanation.samples)
-    out.print(
-        plain(
-            f"{case} on {explanation.label}: {explanation.figure:,.2f} instructions per op, each "
-            f"accounted for ({samples} sample{'s' * (samples != 1)} of "
-            f"{explanation.ops // max(samples, 1):,} ops; the run's median is "
-            f"{explanation.median:,.2f})"
-        ),
-        soft_wrap=True,
+    _say(
+        f"{case} on {explanation.label}: {explanation.figure:,.2f} instructions per op, each "
+        f"accounted for ({samples} sample{'s' * (samples != 1)} of "
+        f"{explanation.ops // max(samples, 1):,} ops; the run's median is "
+        f"{explanation.median:,.2f})",
+        out,
     )
     out.print()
     _tree(explanation, share, out)
     out.print()
     show_profile(costs(explanation), case, top, out)
-    out.print(
-        Text(
-            f"{figure(explanation.thunks / explanation.ops)} insn/op of them in thunks that "
-            "stand in for indirect jumps and returns"
-        )
+    _say(
+        f"{figure(explanation.thunks / explanation.ops)} insn/op of them in thunks that stand in "
+        "for indirect jumps and returns",
+        out,
     )
     _lines(explanation, top, out)
     _deferred(explanation, case, top, out)
@@ -124,26 +129,49 @@ def _alone(label: str, functions: dict[str, float], out: Console) -> None:
         return
     named = ", ".join(f"{name} {figure(functions[name])}" for name in dear[:MOST_NAMED])
     rest = f", and {len(dear) - MOST_NAMED} more" if len(dear) > MOST_NAMED else ""
-    out.print(plain(f"only {label} has, charged to who called them: {named}{rest}"), soft_wrap=True)
+    _say(f"only {label} has, charged to who called them: {named}{rest}", out)
 
 
 def _difference(between: Difference, names: list[str], top: int, out: Console) -> None:
-    table = _table("change", "before", "after", "function:", CALLED_BY)
-    for row in between.changes[:top]:
-        table.add_row(
-            f"{row.change:+,.2f}",
-            COUNT.format(row.before),
-            COUNT.format(row.after),
-            plain(row.function + (f" (with {', '.join(row.alone)})" if row.alone else "")),
-            plain(" < ".join(row.callers[:CALLERS])),
-        )
-    rest = between.changes[top:]
-    if rest:
-        change = f"{sum(row.change for row in rest):+,.2f}"
-        table.add_row(change, "", "", f"{len(rest)} functions more", "")
+    shown, rest = between.changes[:top], between.changes[top:]
     total = sum(row.change for row in between.changes)
-    table.add_row(f"{total:+,.2f}", "", "", "all", "")
-    out.print(table)
+    last = [(sum(row.change for row in rest), f"{len(rest)} functions more")] if rest else []
+    last.append((total, "all"))
+    empty = [""] * len(last)
+    ends = [Text(name) for _, name in last]
+    alone = [f" (with {', '.join(row.alone)})" if row.alone else "" for row in shown]
+    whole = [plain(row.function + inside) for row, inside in zip(shown, alone, strict=True)]
+    function = Column("function", [*(plain(row.function) for row in shown), *ends], right=False)
+    callers = [[*row.callers[:CALLERS]] for row in shown]
+    changes = [row.change for row in shown] + [change for change, _ in last]
+    columns = [
+        _numbers("change", [f"{change:+,.2f}" for change in changes]),
+        _numbers("before", [COUNT.format(row.before) for row in shown] + empty, goes=1),
+        _numbers("after", [COUNT.format(row.after) for row in shown] + empty, goes=2),
+        Column(
+            "function",
+            [*whole, *ends],
+            right=False,
+            goes=3,
+            brief=function,
+            lost="which functions of one kernel only are in them" if any(alone) else "",
+        ),
+        Column(
+            "called by",
+            [*(plain(" < ".join(names)) for names in callers), *(Text() for _ in last)],
+            right=False,
+            goes=5,
+            brief=Column(
+                "called by",
+                [*(plain(names[0] if names else "") for names in callers), *(Text() for _ in last)],
+                right=False,
+                goes=4,
+            ),
+            lost="the callers' callers",
+            wraps=True,
+        ),
+    ]
+    fitting.show(columns, out, fitting.room())
     _alone(names[0], between.only_before, out)
     _alone(names[1], between.only_after, out)
 
@@ -152,13 +180,13 @@ def show_difference(explained: File, top: int, out: Console) -> None:
     """Print what lies between two kernels, and nothing where there is one."""
     if explained.difference is not None:
         names = [kernel.label for kernel in explained.kernels]
-        out.print(plain(f"{explained.case}: {explained.difference.sentence}"), soft_wrap=True)
+        _say(f"{explained.case}: {explained.difference.sentence}", out)
         out.print()
         _difference(explained.difference, names, top, out)
         late = [kernel.deferred for kernel in explained.kernels]
         if any(work and work.counts for work in late):
             sums = " → ".join(figure(work.figure) if work else "not followed" for work in late)
-            out.print(plain(f"deferred work, beside it: {sums} insn/op"), soft_wrap=True)
+            _say(f"deferred work, beside it: {sums} insn/op", out)
 
 
 def show_explanation(explained: File, share: float, top: int, out: Console) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from kvmharness.analysis import pace, stats, totals
@@ -59,26 +58,31 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     mark = "sampled " if profiled.sampled else ""
     nested = any(row.inclusive is not None for row in profiled.rows)
     followed = any(row.calls is not None for row in profiled.rows)
-    columns = [f"{mark}{'net' if profiled.baseline else 'own'} {unit}", f"{mark}share"]
-    columns += [f"{mark}gross {unit}"] if profiled.baseline else []
-    columns += ["with callees"] if nested else []
-    columns += ["calls/op"] if followed else []
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in columns:
-        table.add_column(title, justify="right", no_wrap=True)
-    for title in ("function", *(["called by"] if followed else [])):
-        table.add_column(title, no_wrap=True)
-    for row in profiled.rows[:top]:
-        cells = [figure(row.net), f"{row.net / total:.1%}" if total > 0 else "-"]
-        cells += [figure(row.gross)] if profiled.baseline else []
-        cells += [figure(row.inclusive or 0.0)] if nested else []
-        cells += [count(row.calls)] if followed else []
-        callers = ", ".join((row.callers or ())[:MOST_CALLERS])
-        table.add_row(*cells, plain(row.symbol), *([plain(callers)] if followed else []))
+    rows, most = profiled.rows[:top], fitting.room()
+
+    def numbers(title: str, cells: Sequence[str], goes: int = 0) -> Column:
+        return Column(f"{mark}{title}", [Text(cell) for cell in cells], goes=goes)
+
+    columns = [
+        numbers(f"{'net' if profiled.baseline else 'own'} {unit}", [figure(r.net) for r in rows]),
+        numbers("share", [f"{r.net / total:.1%}" if total > 0 else "-" for r in rows], 2),
+    ]
+    if profiled.baseline:
+        columns.append(numbers(f"gross {unit}", [figure(r.gross) for r in rows], 3))
+    if nested:
+        inclusive = [Text(figure(r.inclusive or 0.0)) for r in rows]
+        columns.append(Column("with callees", inclusive, goes=1))
+    if followed:
+        columns.append(Column("calls/op", [Text(count(r.calls)) for r in rows], goes=4))
+    columns.append(Column("function", [plain(r.symbol) for r in rows], right=False))
+    if followed:
+        callers = [plain(", ".join((r.callers or ())[:MOST_CALLERS])) for r in rows]
+        columns.append(Column("called by", callers, right=False, goes=5))
     of = f" net of {profiled.baseline}" if profiled.baseline else ""
     how = "sampled by perf, host code only" if profiled.sampled else "every instruction"
-    out.print(plain(f"{name}: {figure(total)} {unit}{of} ({how}, {profiled.ops:,} ops)"))
-    out.print(table)
+    fitting.say(f"{name}: {figure(total)} {unit}{of} ({how}, {profiled.ops:,} ops)", out, most)
+    if rows:
+        fitting.show(columns, out, most)
 
 
 def edges(ci95: tuple[float, float] | None) -> str:

@@ -190,3 +190,26 @@ def test_what_was_ignored_stays_ignored(good: Path) -> None:
     )
     assert done.returncode == 0
     assert b"long64/cr0_wp" in done.stdout
+
+
+def test_an_explanation_is_written_before_a_reader_can_leave(tmp_path: Path) -> None:
+    code = (
+        "import kvmharness.commands.explaining as e\n"
+        "from tests.support.made_up_explanation import file\n"
+        "e.explain, e.wanted = lambda *_: file(), lambda *_: []\n"
+        "import kvmharness.cli; kvmharness.cli.main()"
+    )
+    words = ["explain", "long64/cr0_wp", "--lab", "a-kernel", "-o", str(tmp_path / "explained")]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
+    assert (tmp_path / "explained/explain.json").stat().st_size
