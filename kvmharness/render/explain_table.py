@@ -141,33 +141,33 @@ def _difference(between: Difference, names: list[str], top: int, out: Console) -
     ends = [Text(name) for _, name in last]
     alone = [f" (with {', '.join(row.alone)})" if row.alone else "" for row in shown]
     whole = [plain(row.function + inside) for row, inside in zip(shown, alone, strict=True)]
-    function = Column("function", [*(plain(row.function) for row in shown), *ends], right=False)
-    callers = [[*row.callers[:CALLERS]] for row in shown]
+    function = Column(
+        "function",
+        [*(plain(row.function) for row in shown), *ends],
+        right=False,
+        lost="which functions are in it that one kernel only has" if any(alone) else "",
+    )
+    callers = [row.callers[:CALLERS] for row in shown]
+    nobody = [Text() for _ in last]
+    nearest = Column(
+        "called by",
+        [*(plain(names[0] if names else "") for names in callers), *nobody],
+        right=False,
+        goes=4,
+        lost="the callers' callers",
+    )
     changes = [row.change for row in shown] + [change for change, _ in last]
     columns = [
         _numbers("change", [f"{change:+,.2f}" for change in changes]),
         _numbers("before", [COUNT.format(row.before) for row in shown] + empty, goes=1),
         _numbers("after", [COUNT.format(row.after) for row in shown] + empty, goes=2),
-        Column(
-            "function",
-            [*whole, *ends],
-            right=False,
-            goes=3,
-            brief=function,
-            lost="which functions of one kernel only are in them" if any(alone) else "",
-        ),
+        Column("function", [*whole, *ends], right=False, goes=3, brief=function),
         Column(
             "called by",
-            [*(plain(" < ".join(names)) for names in callers), *(Text() for _ in last)],
+            [*(plain(" < ".join(names)) for names in callers), *nobody],
             right=False,
             goes=5,
-            brief=Column(
-                "called by",
-                [*(plain(names[0] if names else "") for names in callers), *(Text() for _ in last)],
-                right=False,
-                goes=4,
-            ),
-            lost="the callers' callers",
+            brief=nearest,
             wraps=True,
         ),
     ]

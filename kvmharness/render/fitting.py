@@ -6,6 +6,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -89,14 +90,11 @@ def show(columns: Sequence[Column], out: Console, most: int | None, *, hint: boo
     over = max(0, width(shown) - most) if most else 0
     names = max(LEAST_FOLDED, shown[0].width - over)
     for number, column in enumerate(shown):
+        side: Literal["right", "left"] = "right" if column.right else "left"
         if number:
-            table.add_column(
-                column.title,
-                justify="right" if column.right else "left",
-                no_wrap=not column.wraps,
-            )
+            table.add_column(column.title, justify=side, no_wrap=not column.wraps)
         else:
-            table.add_column(column.title, overflow="fold", max_width=names)
+            table.add_column(column.title, justify=side, overflow="fold", max_width=names)
     for cells in zip(*(column.cells for column in shown), strict=True):
         table.add_row(*cells)
     out.print(table)
