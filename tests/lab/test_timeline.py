@@ -21,9 +21,14 @@ from tests.support.short_timeline import JOBS, command, holds_the_same, measure
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(3000)]
 
 KILLS = 5
-# A machine with a fault: it takes other random numbers than it was told to.
+# A machine with a fault: its kernel is told something else.
 FAULTY = """#!/bin/sh
-for word; do shift; test "$before" = -seed && word=7; set -- "$@" "$word"; before=$word; done
+for word; do
+	shift
+	test "$before" = -append && word="$word mitigations=off"
+	set -- "$@" "$word"
+	before=$word
+done
 exec {real} "$@"
 """
 
@@ -174,7 +179,5 @@ def test_a_worker_with_other_figures_raises_an_alarm_and_both_are_kept(
     assert "ALARM: " in done.stderr
     assert "both runs are kept" in done.stderr
     names = [path.name for path in folder.glob("*.json")]
-    # With the TDP MMU a toggle does not depend on where things lie; shadow pages hang in a hash.
-    (differing,) = (name for name in names if ".differing" in name)
-    assert "-shadow-" in differing
-    assert len(names) == JOBS + 1
+    assert sum(".differing" in name for name in names) == JOBS
+    assert len(names) == 2 * JOBS
