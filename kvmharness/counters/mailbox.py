@@ -35,13 +35,20 @@ class Mailbox:
     def tell(self, word: bytes, data: bytes = b"") -> None:
         """Put at most MOST bytes into it, and ring with a byte that says what they are."""
         if data:
-            os.pwrite(self._memory, _LENGTH.pack(len(data)) + data, ADDRESS)
+            put(self, data)
         os.pwrite(self._ports, word, PORT)
 
     def answer(self) -> bytes:
         """Return what the monitor has put there."""
-        (length,) = _LENGTH.unpack(os.pread(self._memory, _LENGTH.size, ADDRESS))
-        return os.pread(self._memory, min(length, MOST), ADDRESS + _LENGTH.size)
+        return taken(self)
+
+    def read_memory(self, address: int, size: int) -> bytes:
+        """Return bytes at a physical address."""
+        return os.pread(self._memory, size, address)
+
+    def write_memory(self, address: int, data: bytes) -> None:
+        """Write bytes there."""
+        os.pwrite(self._memory, data, address)
 
     def close(self) -> None:
         """Let go of it."""
@@ -50,7 +57,7 @@ class Mailbox:
 
 
 class Memory(Protocol):
-    """A guest's memory, as its monitor sees it."""
+    """A guest's memory, as it or its monitor sees it."""
 
     def read_memory(self, address: int, size: int) -> bytes:
         """Return bytes at a guest-physical address."""
@@ -60,12 +67,12 @@ class Memory(Protocol):
 
 
 def taken(memory: Memory) -> bytes:
-    """Return what the guest has put there; what it says of the length is no more than a hint."""
+    """Return what the other side has put there; the length it tells is no more than a hint."""
     (length,) = _LENGTH.unpack(memory.read_memory(ADDRESS, _LENGTH.size))
     return memory.read_memory(ADDRESS + _LENGTH.size, min(length, MOST))
 
 
 def put(memory: Memory, data: bytes) -> None:
-    """Put an answer there, as much of it as there is room for."""
+    """Put bytes there for the other side, as many as there is room for."""
     data = data[:MOST]
     memory.write_memory(ADDRESS, _LENGTH.pack(len(data)) + data)

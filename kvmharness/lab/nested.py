@@ -71,13 +71,12 @@ class _Bell:
     """What answers at the mailbox's port."""
 
     def __init__(self, relay: _Relay, counts: Counts) -> None:
-        self.guest: LinuxVm | None = None
         self._relay, self._counts = relay, counts
 
     def write(self, data: bytes) -> None:
         """Take what is in the mailbox, or begin or end an interval that is counted."""
-        if data == LINES and self.guest:
-            self._relay.take(mailbox.taken(self.guest))
+        if data == LINES and self._counts.guest:
+            self._relay.take(mailbox.taken(self._counts.guest))
         else:
             self._counts.told(data)
 
@@ -156,10 +155,9 @@ def _end_of(system: System, inner: Inner, folder: Path, relay: _Relay, sender: S
             Pool() as pool,
             closing(Counts(_sources(instance, pool))) as counts,
         ):
-            bell = _Bell(relay, counts)
-            devices = {mailbox.PORT: bell}
+            devices = {mailbox.PORT: _Bell(relay, counts)}
             with LinuxVm(system, inner.linux, folder, relay.take, devices) as vm:
-                counts.guest = bell.guest = vm
+                counts.guest = vm
                 sender.say(f"{LEVEL}booting")
                 try:
                     return vm.run(inner.silent_s, lambda: relay.outcome is not None)

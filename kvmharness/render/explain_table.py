@@ -22,10 +22,6 @@ COUNT = "{:,.2f}"
 CALLERS = 4
 
 
-def _numbers(title: str, cells: Sequence[str], goes: int = 0) -> Column:
-    return Column(title, [Text(cell) for cell in cells], goes=goes)
-
-
 def _say(line: str, out: Console) -> None:
     fitting.say(line, out, fitting.room())
 
@@ -55,9 +51,11 @@ def _tree(explanation: Explanation, share: float, out: Console) -> None:
     names = [(depth, node.name) for node, depth in shown]
     narrow = Column("call tree", _indented(names, " "), right=False)
     columns = [
-        _numbers("insn/op", [COUNT.format(totals[node] / ops) for node, _ in shown]),
-        _numbers("own", [figure(n.own / ops) if n.own else "" for n, _ in shown], goes=2),
-        _numbers("calls/op", [figure(n.calls / ops) if n.calls else "" for n, _ in shown], goes=1),
+        fitting.numbers("insn/op", [COUNT.format(totals[node] / ops) for node, _ in shown]),
+        fitting.numbers("own", [figure(n.own / ops) if n.own else "" for n, _ in shown], goes=2),
+        fitting.numbers(
+            "calls/op", [figure(n.calls / ops) if n.calls else "" for n, _ in shown], goes=1
+        ),
         Column("call tree", _indented(names, "  "), right=False, goes=3, brief=narrow),
     ]
     if shown:
@@ -73,7 +71,9 @@ def _lines(explanation: Explanation, top: int, out: Console) -> None:
         return
     lines = explanation.lines[:top]
     columns = [
-        _numbers("own insn/op", [COUNT.format(line.own / explanation.ops) for line in lines]),
+        fitting.numbers(
+            "own insn/op", [COUNT.format(line.own / explanation.ops) for line in lines]
+        ),
         Column("source line", [plain(f"{line.file}:{line.line}") for line in lines], right=False),
         Column("function", [plain(line.function) for line in lines], right=False, goes=1),
     ]
@@ -158,9 +158,9 @@ def _difference(between: Difference, names: list[str], top: int, out: Console) -
     )
     changes = [row.change for row in shown] + [change for change, _ in last]
     columns = [
-        _numbers("change", [f"{change:+,.2f}" for change in changes]),
-        _numbers("before", [COUNT.format(row.before) for row in shown] + empty, goes=1),
-        _numbers("after", [COUNT.format(row.after) for row in shown] + empty, goes=2),
+        fitting.numbers("change", [f"{change:+,.2f}" for change in changes]),
+        fitting.numbers("before", [COUNT.format(row.before) for row in shown] + empty, goes=1),
+        fitting.numbers("after", [COUNT.format(row.after) for row in shown] + empty, goes=2),
         Column("function", [*whole, *ends], right=False, goes=3, brief=function),
         Column(
             "called by",

@@ -44,6 +44,11 @@ class Column:
         return max(cell.cell_len for cell in (*lines, *self.cells))
 
 
+def numbers(title: str, cells: Sequence[str], goes: int = 0) -> Column:
+    """Return a column of figures."""
+    return Column(title, [Text(cell) for cell in cells], goes=goes)
+
+
 def room() -> int | None:
     """Return how many columns stdout shows, None where all fits: it goes to no terminal.
 

@@ -59,21 +59,21 @@ def show_profile(profiled: Profiled, name: str, top: int, out: Console) -> None:
     nested = any(row.inclusive is not None for row in profiled.rows)
     followed = any(row.calls is not None for row in profiled.rows)
     rows, most = profiled.rows[:top], fitting.room()
-
-    def numbers(title: str, cells: Sequence[str], goes: int = 0) -> Column:
-        return Column(f"{mark}{title}", [Text(cell) for cell in cells], goes=goes)
-
     columns = [
-        numbers(f"{'net' if profiled.baseline else 'own'} {unit}", [figure(r.net) for r in rows]),
-        numbers("share", [f"{r.net / total:.1%}" if total > 0 else "-" for r in rows], 2),
+        fitting.numbers(
+            f"{mark}{'net' if profiled.baseline else 'own'} {unit}", [figure(r.net) for r in rows]
+        ),
+        fitting.numbers(
+            f"{mark}share", [f"{r.net / total:.1%}" if total > 0 else "-" for r in rows], 2
+        ),
     ]
     if profiled.baseline:
-        columns.append(numbers(f"gross {unit}", [figure(r.gross) for r in rows], 3))
+        columns.append(fitting.numbers(f"{mark}gross {unit}", [figure(r.gross) for r in rows], 3))
     if nested:
-        inclusive = [Text(figure(r.inclusive or 0.0)) for r in rows]
-        columns.append(Column("with callees", inclusive, goes=1))
+        inclusive = [figure(r.inclusive or 0.0) for r in rows]
+        columns.append(fitting.numbers("with callees", inclusive, 1))
     if followed:
-        columns.append(Column("calls/op", [Text(count(r.calls)) for r in rows], goes=4))
+        columns.append(fitting.numbers("calls/op", [count(r.calls) for r in rows], 4))
     columns.append(Column("function", [plain(r.symbol) for r in rows], right=False))
     if followed:
         callers = [plain(", ".join((r.callers or ())[:MOST_CALLERS])) for r in rows]
