@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from kvmharness.model import runfile
+from tests.support import cgroups
 
 pytestmark = pytest.mark.kvm
 
@@ -67,12 +68,7 @@ def two_cpus() -> Iterator[Path]:
     if made is None:
         pytest.skip("no cpuset can be had here")
     yield made
-    for _ in range(50):
-        try:
-            made.rmdir()
-            break
-        except OSError:
-            time.sleep(0.1)
+    cgroups.remove(made)
 
 
 def test_a_cpu_that_went_offline_ends_the_run_and_costs_nothing_that_was_measured(
