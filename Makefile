@@ -3,7 +3,8 @@
 #	make test	set everything up and pass the tests
 # Both install the Debian packages that are missing when run as root, and name them
 # otherwise; the Python side lives in .venv, by version and hash as requirements.lock has it, rebuilt
-# when its inputs change.
+# when its inputs change.  pip resolves nothing (--no-deps): an extra that somebody asks for, as
+# coverage[toml], would be looked up anew, and its next release stop the set-up.
 
 PYTHON ?= python3
 VENV := .venv
@@ -98,8 +99,9 @@ packages:
 
 $(VENV)/built: $(INPUTS) | packages
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/pip check --quiet
 	touch $@
 
 clean:

@@ -46,6 +46,6 @@ def test_set_up_takes_it_and_nothing_else() -> None:
     set_up = [line for line in installs if "pip-tools" not in line]
     assert set_up
     for line in set_up:
-        assert "--require-hashes -r requirements.lock" in line or (
+        assert "--require-hashes --no-deps -r requirements.lock" in line or (
             "--no-deps --no-build-isolation" in line
         )
