@@ -180,7 +180,8 @@ def _tell(ended: Ended) -> None:
             click.echo(f"    {printable(line)}", err=True)
         _say(f"{answer.state}: {label}: {answer.reason}")
         return
-    _say(f"{WORDS[ended.kept]}: {label}")
+    same = ", by who did it before" if ended.avoid == answer.where else ""
+    _say(f"{WORDS[ended.kept]}{same}: {label}")
     for line in ended.differences:
         _say(f"  {line}, on {answer.where}; both runs are kept")
 

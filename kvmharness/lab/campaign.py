@@ -17,16 +17,31 @@ from kvmharness.model.note import Note
 
 # So many times the jobs that are done at once are asked for: nobody waits for the next one.
 AHEAD = 2
+# So often a job is looked for that waits for a worker which is gone.
+LOOK_S = 5.0
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What became of a job, and of what it brought; `differences` are alarms, a line each."""
+    """What became of a job, and of what it brought; `differences` are alarms, a line each.
+
+    `avoid` is who had done it before, and was not to do it once more.
+    """
 
     order: Order
     answer: Answer
     kept: Kept
     differences: list[str] = field(default_factory=list)
+    avoid: str = ""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A job that somebody was asked for: to be done `again` after that, not by `avoid`."""
+
+    order: Order
+    again: bool = False
+    avoid: str = ""
 
 
 def is_there(job: str, ledger: Ledger) -> bool:
@@ -101,7 +116,7 @@ def carry_out(
     UsageError where nothing can be kept.
     """
     source = iter(orders)
-    waiting: dict[Future[Answer], tuple[Order, bool]] = {}
+    waiting: dict[Future[Answer], _Asked] = {}
     more = True
     while more or waiting:
         while more and len(waiting) < AHEAD * pool.width():
@@ -109,12 +124,17 @@ def carry_out(
             if order is None:
                 more = False
             else:
-                waiting[pool.submit(order)] = order, twice
-        done = wait(waiting, return_when=FIRST_COMPLETED).done
+                waiting[pool.submit(order)] = _Asked(order, again=twice)
+        done = wait(waiting, LOOK_S, return_when=FIRST_COMPLETED).done
         for future in done:
-            order, again = waiting.pop(future)
-            answer = _answer(order, future)
+            asked = waiting.pop(future)
+            order, answer = asked.order, _answer(asked.order, future)
             kept, differences = _keep(order, answer, ledger)
-            if again and answer.state == "done":
-                waiting[pool.submit(order, avoid=answer.where)] = order, False
-            yield Ended(order, answer, kept, differences)
+            if asked.again and answer.state == "done":
+                elsewhere = pool.submit(order, avoid=answer.where)
+                waiting[elsewhere] = _Asked(order, avoid=answer.where)
+            yield Ended(order, answer, kept, differences, asked.avoid)
+        for future in [each for each in waiting if not each.done() and pool.stranded(each)]:
+            asked = waiting.pop(future)
+            future.cancel()
+            waiting[pool.submit(asked.order, avoid=asked.avoid)] = asked

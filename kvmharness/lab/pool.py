@@ -44,6 +44,9 @@ class Pool(Protocol):
     def submit(self, order: Order, avoid: str = "") -> Future[Answer]:
         """Have a job done, by another one than `avoid` where there is another."""
 
+    def stranded(self, future: Future[Answer]) -> bool:
+        """Tell whether a job waits for others than it was to avoid, and they are gone."""
+
     def close(self) -> None:
         """End all that is under way."""
 
@@ -101,6 +104,10 @@ class Local:
     def submit(self, order: Order, avoid: str = "") -> Future[Answer]:
         """Have a job done; there is nobody else to do it than this machine."""
         return self._threads.submit(perform, order, self._runner)
+
+    def stranded(self, future: Future[Answer]) -> bool:
+        """Tell whether a job waits for somebody who is gone: it does not."""
+        return False
 
     def close(self) -> None:
         self._runner.stop()

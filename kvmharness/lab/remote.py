@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from kvmharness import cache
 from kvmharness.errors import HarnessError, LabLost, UsageError
@@ -148,6 +149,7 @@ class Cluster:
                 f"--scheduler {address}: {why}; start one by `dask scheduler`"
             ) from None
         self._executor = self._client.get_executor(pure=False)
+        self._others: WeakKeyDictionary[Future[Answer], frozenset[str]] = WeakKeyDictionary()
         self._capsule: dict[str, Any] = {}
         self._kernels: dict[tuple[Kernel, str], Any] = {}
 
@@ -171,11 +173,18 @@ class Cluster:
             raise UsageError("--scheduler: time is each machine's own; use --machine tcg-svm")
         kernel = self._kernel(order.target.kernel, order.target.machine.vendor)
         parts = [self._part(part) for part in order.plan.capsule or ()]
-        others = [worker for worker in self._workers() if worker != avoid]
-        # Where the others are gone, any will do.
-        where = {"workers": others, "allow_other_workers": True} if avoid and others else {}
+        others = [worker for worker in self._workers() if avoid and worker != avoid]
+        # They alone: of a job that others may do too, an idle `avoid` would relieve a busy one.
+        where = {"workers": others} if others else {}
         found: Future[Answer] = self._executor.submit(perform, order, kernel, *parts, **where)
+        if others:
+            self._others[found] = frozenset(others)
         return found
+
+    def stranded(self, future: Future[Answer]) -> bool:
+        """Tell whether a job waits for workers of which none is left.  Raises LabLost."""
+        others = self._others.get(future)
+        return others is not None and others.isdisjoint(self._workers())
 
     def _send(self, data: Any, name: str) -> Any:
         with warnings.catch_warnings():

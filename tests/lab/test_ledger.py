@@ -53,11 +53,16 @@ def kept(tmp_path: Path) -> Ledger:
     return found
 
 
+# Given to a job that waits for somebody who is gone.
+WAITS = Answer("waits", "lost")
+
+
 class Hands:
     """A pool that gives answers made up for it, in order, to whoever submits."""
 
     def __init__(self, answers: Sequence[Answer | BaseException], width: int = 2) -> None:
         self.answers, self.asked, self.avoided, self._width = list(answers), 0, [], width
+        self.gone: list[Future[Answer]] = []
 
     avoided: list[str]
 
@@ -69,11 +74,16 @@ class Hands:
         given = self.answers[self.asked]
         self.asked += 1
         self.avoided.append(avoid)
-        if isinstance(given, BaseException):
+        if given is WAITS:
+            self.gone.append(future)
+        elif isinstance(given, BaseException):
             future.set_exception(given)
         else:
             future.set_result(given)
         return future
+
+    def stranded(self, future: Future[Answer]) -> bool:
+        return future in self.gone
 
     def close(self) -> None:
         pass
@@ -270,6 +280,17 @@ def test_twice_asks_another_one_and_compares(kept: Ledger) -> None:
     ended = list(campaign.carry_out([Order("job", TARGET, PLAN)], hands, kept, twice=True))
     assert [e.kept for e in ended] == ["new", "differs"]
     assert hands.avoided == ["", "there"]
+
+
+def test_a_job_that_waits_for_who_is_gone_is_given_to_others(
+    kept: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "LOOK_S", 0.01)
+    hands = Hands([answer(made_up_lab_run()), WAITS, answer(made_up_lab_run())])
+    ended = list(campaign.carry_out([Order("job", TARGET, PLAN)], hands, kept, twice=True))
+    assert [(e.kept, e.avoid) for e in ended] == [("new", ""), ("same", "there")]
+    assert hands.avoided == ["", "there", "there"]
+    assert hands.gone[0].cancelled()
 
 
 def test_a_jobs_name_stands_for_all_that_its_figures_depend_on(

@@ -68,7 +68,7 @@ def asked(kernel: Kernel, tmp_path: Path, job: str = "") -> Order:
 
 
 @pytest.fixture
-def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+def cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(machines, "check_tools", lambda _: None)
     with distributed.LocalCluster(
@@ -79,7 +79,13 @@ def address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
         dashboard_address=":0",
         host="127.0.0.1",
     ) as cluster:
-        yield cluster.scheduler_address
+        yield cluster
+
+
+@pytest.fixture
+def address(cluster: Any) -> str:
+    found: str = cluster.scheduler_address
+    return found
 
 
 def test_what_a_vendors_kvm_needs_travels_and_no_more(kernel: Kernel) -> None:
@@ -128,6 +134,41 @@ def test_a_job_is_done_there_with_files_that_came_along(
     assert there.image.read_text() == "no kernel"
     assert done[0].plan.capsule
     assert done[0].plan.capsule[0].path.read_bytes() == b"nothing"
+
+
+def test_who_is_to_avoid_a_job_does_not_relieve_the_others_of_it(
+    kernel: Kernel, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle worker takes what waits for a busy one, wherever both may do it."""
+    free = threading.Event()
+
+    def perform(order: Order, where: str) -> Answer:
+        free.wait(30)
+        return Answer(order.job, "skipped", where=where)
+
+    monkeypatch.setattr(pool, "perform", perform)
+    order = asked(kernel, tmp_path)
+    one, other = (worker.address for worker in cluster.workers.values())
+    with remote.Cluster(cluster.scheduler_address) as workers:
+        asked_for = [workers.submit(order, avoid=one) for _ in range(4)]
+        time.sleep(2)  # work is stolen each 0.1 s
+        assert not any(workers.stranded(future) for future in asked_for)
+        free.set()
+        assert {future.result(60).where for future in asked_for} == {other}
+
+
+def test_a_job_whose_workers_are_gone_is_stranded(
+    kernel: Kernel, tmp_path: Path, cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "perform", lambda order, where: Answer(order.job, "skipped", where))
+    one, other = (worker.address for worker in cluster.workers.values())
+    with remote.Cluster(cluster.scheduler_address) as workers:
+        workers.submit(asked(kernel, tmp_path)).result(60)
+        cluster.sync(cluster.scheduler.remove_worker, other, stimulus_id="gone")
+        stays = workers.submit(asked(kernel, tmp_path), avoid=other)
+        assert not workers.stranded(stays)
+        cluster.sync(cluster.scheduler.remove_worker, one, stimulus_id="gone")
+        assert workers.stranded(stays)
 
 
 def test_a_worker_with_other_tools_says_so_and_measures_nothing(
