@@ -8,10 +8,9 @@ states, and following it is a look-up each.
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, field
-from functools import cached_property
 
 from kvmharness.analysis.calltree import (
+    BY_IRET,
     GUEST,
     INTERRUPTS,
     L1,
@@ -23,7 +22,7 @@ from kvmharness.analysis.calltree import (
     Stacks,
     is_thunk,
 )
-from kvmharness.analysis.opcodes import End, Flow, end_of, may_fault
+from kvmharness.analysis.opcodes import End, Flow
 from kvmharness.analysis.symbols import Function, Symbols
 from kvmharness.analysis.tracefile import (
     BEGUN_SHIFT,
@@ -35,11 +34,13 @@ from kvmharness.analysis.tracefile import (
     Kind,
     Words,
 )
+from kvmharness.analysis.visited import Code, Exit, State
 
-LEAVES = frozenset({Flow.INTERRUPT_RETURN, Flow.SYSCALL_RETURN})
-# Our guest runs below the first, or (with @high=1) so far above the second.  A kernel between it
-# and the one that is followed has nothing there, nor have its processes.
+# Our guest runs below the first, or (with @high=1) so far above the second, and its user mode in
+# the third (guests/shared.h).  A kernel between it and the one that is followed has nothing there,
+# nor has the harness in it.
 GUEST_END, HIGH_HALF = 0x10000, 0xFFFFFFFF80000000
+GUEST_USER = range(0x402000, 0x404000)
 # Where the CPU enters the kernel by itself.
 ENTRY = "asm_"
 STUBS = frozenset({"irq_entries_start", "spurious_entries_start"})
@@ -51,74 +52,6 @@ NO_HANDLER = "intr_interception"
 NO_FAULT = frozenset(
     f"asm_exc_{name}" for name in ("debug", "int3", "nmi", "overflow", "machine_check")
 )
-
-
-class Code:
-    """A block's instructions: their addresses, and what the flow of control is behind them."""
-
-    def __init__(self, block: Block) -> None:
-        self.addresses = [block.start]
-        for size in block.sizes:
-            self.addresses.append(self.addresses[-1] + size)
-        self._block = block
-
-    def __len__(self) -> int:
-        return len(self._block.sizes)
-
-    def instruction(self, index: int) -> bytes:
-        """Return an instruction's bytes."""
-        start = self._block.start
-        return self._block.code[self.addresses[index] - start : self.addresses[index + 1] - start]
-
-    @cached_property
-    def end(self) -> End:
-        """What the last instruction does."""
-        return end_of(self.instruction(len(self) - 1), self.addresses[-1])
-
-
-@dataclass(eq=False, slots=True)
-class _State:
-    """What was just run, in which stack (`frame`, after it), and how often so far.
-
-    `charges` are instructions by node for each visit, the interrupted ones of the state before
-    taken off; `entered` is the function that was called to come here.  `undone` is whose last
-    instruction an exit to here interrupted; `handles` is whether the kernel handles such an exit
-    here, `interrupt` whether it handles an interrupt.
-    """
-
-    frame: Frame
-    guest: bool
-    code: Code | None = None
-    first: int = 0
-    stop: int = 0
-    charges: list[tuple[Node, int]] = field(default_factory=list)
-    entered: Node | None = None
-    visits: int = 0
-    charged: int = 0
-    undone: Node | None = None
-    handles: bool = False
-    interrupt: bool = False
-    next: dict[int, _State] = field(default_factory=dict)
-
-    @property
-    def whole(self) -> bool:
-        """Whether the block was begun to its last instruction."""
-        return self.code is not None and self.stop == len(self.code)
-
-    @property
-    def may_have_faulted(self) -> bool:
-        """Whether the last instruction begun may be one that was not carried out."""
-        if self.code is None:
-            return False
-        return not self.whole or may_fault(self.code.instruction(self.stop - 1))
-
-
-@dataclass(eq=False, slots=True)
-class _Exit:
-    """An exit that is not known to be an instruction's, and whether an interrupt came since."""
-
-    of: Node | None = None
-    interrupt: bool = False
 
 
 def _handles(name: str) -> bool:
@@ -143,7 +76,7 @@ class Attribution:
         self._symbols = symbols
         self._stacks = Stacks(symbols, self.top)
         self._codes: dict[int, Code] = {}
-        self._states: dict[tuple[int, int, int, int, bool], _State] = {}
+        self._states: dict[tuple[int, int, int, int, bool], State] = {}
         self._guest = self.top.child(GUEST)
         self._inner: Node | None = None
 
@@ -160,10 +93,10 @@ class Attribution:
     def add(self, events: Words) -> int:
         """Follow what ran; return how many instructions it took."""
         before = self.total
-        state = _State(self._stacks.empty(VCPU), False)
+        state = State(self._stacks.empty(VCPU), False)
         parked: dict[int, Frame] = {}
         thread = 0
-        exit_ = _Exit()
+        exit_ = Exit()
         words = iter(events.tolist())
         for word in words:
             following = state.next.get(word)
@@ -176,25 +109,24 @@ class Attribution:
                     parked[thread] = state.frame
                     thread = next(words)
                     root = f"{THREAD}{thread:x}]" if self._apart else OTHERS
-                    state = _State(parked.get(thread) or self._stacks.empty(root), False)
+                    state = State(parked.get(thread) or self._stacks.empty(root), False)
                     continue
                 following = state.next[word] = self._follow(state, word)
             following.visits += 1
-            if following.undone or exit_.of:
+            if following.undone:
+                exit_ = Exit(following.undone, state.last if state.jumps else None)
+            if exit_.of:
                 self._redone(exit_, following)
             state = following
         self._charge()
         return self.total - before
 
-    def _redone(self, exit_: _Exit, state: _State) -> None:
-        """Follow an exit to the next entry: an interrupt came after the instruction, not in it."""
-        if state.undone:
-            exit_.of, exit_.interrupt = state.undone, False
+    def _redone(self, exit_: Exit, state: State) -> None:
+        """Follow an exit to the next entry, and take back what it did not interrupt."""
         exit_.interrupt = exit_.interrupt or state.interrupt
-        if state.handles:
-            exit_.of = None
-        elif state.guest and exit_.of:
-            if exit_.interrupt:
+        exit_.handled = exit_.handled or state.handles
+        if state.guest and exit_.of and state.code:
+            if exit_.was_carried_out(state.code.addresses[state.first]):
                 exit_.of.own += 1
                 self.undone -= 1
             exit_.of = None
@@ -245,7 +177,7 @@ class Attribution:
             found = self._codes[number] = Code(self._blocks[number])
         return found
 
-    def _follow(self, state: _State, word: int) -> _State:
+    def _follow(self, state: State, word: int) -> State:
         """Return the state that an event leads to."""
         guest = word >> KIND_SHIFT == Kind.L2
         address = self._code(word & NUMBER_MASK).addresses[word >> FIRST_SHIFT & COUNT_MASK]
@@ -273,13 +205,13 @@ class Attribution:
 
     def _inside(self, address: int) -> Node:
         """Return whose an address inside is: our guest's, or a kernel's with its processes."""
-        if address % HIGH_HALF < GUEST_END:
+        if address % HIGH_HALF < GUEST_END or address in GUEST_USER:
             return self._guest
         if self._inner is None:
             self._inner = self.top.child(L1)
         return self._inner
 
-    def _guest_faulted(self, state: _State, guest: bool, address: int) -> bool:
+    def _guest_faulted(self, state: State, guest: bool, address: int) -> bool:
         """Tell whether the guest's last instruction was interrupted, by an exit or a fault."""
         if not guest:
             return state.may_have_faulted
@@ -289,19 +221,30 @@ class Attribution:
             and address != state.code.addresses[state.stop]
         )
 
-    def _entered(self, state: _State, frame: Frame) -> Node | None:
+    def _entered(self, state: State, frame: Frame) -> Node | None:
         """Return the node that the way from a state to a frame called, if it called one."""
         if state.code is None:
             return None  # the first of a sample, or of a thread: it was called before
+        if frame.returns == BY_IRET and frame.below is state.frame:
+            return frame.node  # it was interrupted
         flow = state.code.end.flow if state.whole else Flow.ON
         path = state.frame.node.path
-        if flow in LEAVES or frame.node in path:
+        if flow is Flow.INTERRUPT_RETURN:
+            return self._called_before(state.frame, frame)
+        if flow is Flow.SYSCALL_RETURN or frame.node in path:
             return None
         # A return calls only where it stands in for a jump, never a thread's first function.
         jumps = frame.node.parent in path and len(frame.node.path) > 2
         return frame.node if flow is not Flow.RETURN or jumps else None
 
-    def _went(self, state: _State, address: int) -> tuple[Frame, bool]:
+    def _called_before(self, frame: Frame, now: Frame) -> Node | None:
+        """Return whom a call had just led to when the interrupt came whose handling now ends."""
+        interrupt = self._stacks.interrupted(frame)
+        caller = interrupt.below if interrupt and interrupt.flow is Flow.CALL else None
+        called = caller is not None and now.below is caller and now.node is not caller.node
+        return now.node if called else None
+
+    def _went(self, state: State, address: int) -> tuple[Frame, bool]:
         """Return the stack after a state in the kernel, and whether a fault led to it."""
         stacks, frame, code = self._stacks, state.frame, state.code
         if code is None:
@@ -310,21 +253,12 @@ class Attribution:
         entry = self._entry(state, end, address)
         if entry is not None:
             fault = entry.name.startswith("asm_exc_") and entry.name not in NO_FAULT
-            return stacks.interrupt(frame, entry), fault and state.may_have_faulted
-        match end.flow:
-            case Flow.CALL:
-                frame = stacks.call(frame, address, code.addresses[-1])
-            case Flow.RETURN:
-                frame = stacks.returned(frame, address)
-            case Flow.INTERRUPT_RETURN:
-                frame = stacks.interrupt_returned(frame, address)
-            case Flow.SYSCALL:
-                frame = stacks.system_call(frame, address)
-            case Flow.SYSCALL_RETURN:
-                frame = stacks.user(frame)
-        return stacks.place(frame, address), False
+            flow = Flow.ON if fault else end.flow
+            frame = stacks.interrupt(frame, entry, flow, code.addresses[-1])
+            return frame, fault and state.may_have_faulted
+        return stacks.went(frame, end.flow, address, code.addresses[-1]), False
 
-    def _entry(self, state: _State, end: End, address: int) -> Function | None:
+    def _entry(self, state: State, end: End, address: int) -> Function | None:
         """Return the entry that the CPU went to by itself, None if the code led there."""
         function = self._symbols.at(address)
         if function is None or end.target == address or state.code is None:
@@ -337,11 +271,11 @@ class Attribution:
         starts = function.name.startswith(ENTRY) and function.start == address
         return function if starts else None
 
-    def _make(self, frame: Frame, word: int, guest: bool) -> _State:
+    def _make(self, frame: Frame, word: int, guest: bool) -> State:
         """Make the state of a block, charging each of its instructions."""
         code = self._code(word & NUMBER_MASK)
         first, begun = word >> FIRST_SHIFT & COUNT_MASK, word >> BEGUN_SHIFT & COUNT_MASK
-        state = _State(frame, guest, code, first, first + begun)
+        state = State(frame, guest, code, first, first + begun)
         if not guest:
             path = frame.node.path
             state.handles = any(_handles(node.name) for node in path)

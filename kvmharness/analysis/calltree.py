@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from kvmharness.analysis.opcodes import Flow
 from kvmharness.analysis.symbols import KERNEL, NOBODY, Function, Symbols
 
 # The roots: everything that ran is below one of them.
@@ -105,11 +106,16 @@ class Node:
 
 @dataclass(eq=False, slots=True)
 class Frame:
-    """A call under way: its node, the address it returns to (None: not known), its caller's."""
+    """A call under way: its node, the address it returns to (None: not known), its caller's.
+
+    Of an interrupt's: what the last instruction before it did, and the address behind that.
+    """
 
     node: Node
     returns: int | None
     below: Frame | None
+    flow: Flow = Flow.ON
+    behind: int = 0
 
 
 class Stacks:
@@ -122,16 +128,23 @@ class Stacks:
     def __init__(self, symbols: Symbols, top: Node) -> None:
         self._symbols = symbols
         self._top = top
-        self._frames: dict[tuple[int, int | None, int], Frame] = {}
+        self._frames: dict[tuple[int, int | None, int, Flow, int], Frame] = {}
         self._lifted: list[tuple[Node, Node]] = []
         self.unmatched = 0
 
-    def frame(self, node: Node, returns: int | None = None, below: Frame | None = None) -> Frame:
-        """Return the one frame of these three."""
-        key = id(node), returns, id(below)
+    def frame(
+        self,
+        node: Node,
+        returns: int | None = None,
+        below: Frame | None = None,
+        flow: Flow = Flow.ON,
+        behind: int = 0,
+    ) -> Frame:
+        """Return the one frame of these."""
+        key = id(node), returns, id(below), flow, behind
         found = self._frames.get(key)
         if found is None:
-            found = self._frames[key] = Frame(node, returns, below)
+            found = self._frames[key] = Frame(node, returns, below, flow, behind)
         return found
 
     def empty(self, root: str) -> Frame:
@@ -148,6 +161,10 @@ class Stacks:
         """Return the stack of the frame's thread in user space."""
         return self.frame(self._root(frame).child(USER))
 
+    def _moved(self, frame: Frame, node: Node) -> Frame:
+        """Return the frame with another function in it."""
+        return self.frame(node, frame.returns, frame.below, frame.flow, frame.behind)
+
     def place(self, frame: Frame, address: int) -> Frame:
         """Return the stack after control went on, or jumped, to an address.
 
@@ -162,16 +179,16 @@ class Stacks:
         if node.name == name:
             return frame
         if node.parent is self._top:
-            return self.frame(node.child(name), frame.returns, frame.below)
+            return self._moved(frame, node.child(name))
         while is_thunk(node.name) and node.parent is not None:
             node = node.parent
         limit = frame.below.node if frame.below and frame.returns != BY_IRET else self._top
         came: Node | None = node
         while came is not None and came is not limit and came.parent is not self._top.parent:
             if came.name == name:
-                return self.frame(came, frame.returns, frame.below)
+                return self._moved(frame, came)
             came = came.parent
-        return self.frame(node.child(name), frame.returns, frame.below)
+        return self._moved(frame, node.child(name))
 
     def call(self, frame: Frame, target: int, returns: int) -> Frame:
         """Return the stack after a call; one to no function's start enters none."""
@@ -233,18 +250,44 @@ class Stacks:
             self._lifted.append((base, caller))
         return self.frame(caller)
 
-    def interrupt(self, frame: Frame, function: Function) -> Frame:
-        """Return the stack after an interrupt or exception: it has a root of its own."""
-        return self.frame(self._top.child(INTERRUPTS).child(function.name), BY_IRET, frame)
+    def went(self, frame: Frame, flow: Flow, target: int, behind: int) -> Frame:
+        """Return the stack after an instruction, behind which is `behind`, led to an address."""
+        match flow:
+            case Flow.CALL:
+                frame = self.call(frame, target, behind)
+            case Flow.RETURN:
+                frame = self.returned(frame, target)
+            case Flow.INTERRUPT_RETURN:
+                frame = self.interrupt_returned(frame, target)
+            case Flow.SYSCALL:
+                frame = self.system_call(frame, target)
+            case Flow.SYSCALL_RETURN:
+                frame = self.user(frame)
+        return self.place(frame, target)
 
-    def interrupt_returned(self, frame: Frame, target: int) -> Frame:
-        """Return the stack after IRET: the one that was interrupted."""
+    def interrupt(
+        self, frame: Frame, function: Function, flow: Flow = Flow.ON, behind: int = 0
+    ) -> Frame:
+        """Return the stack after an interrupt or exception: it has a root of its own.
+
+        `flow` is what the instruction before it did, which nobody has seen the end of.
+        """
+        node = self._top.child(INTERRUPTS).child(function.name)
+        return self.frame(node, BY_IRET, frame, flow, behind)
+
+    def interrupted(self, frame: Frame) -> Frame | None:
+        """Return the frame of the interrupt that a frame belongs to, None where it is no one's."""
         seen: Frame | None = frame
         while seen is not None and seen.returns != BY_IRET:
             seen = seen.below
+        return seen
+
+    def interrupt_returned(self, frame: Frame, target: int) -> Frame:
+        """Return the stack after IRET: where what was interrupted led to."""
+        seen = self.interrupted(frame)
         if seen is None or seen.below is None:
             return self.place(frame, target)
-        return self.place(seen.below, target)
+        return self.went(seen.below, seen.flow, target, seen.behind)
 
     def system_call(self, frame: Frame, target: int) -> Frame:
         """Return the stack after SYSCALL."""

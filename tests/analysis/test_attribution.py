@@ -185,6 +185,38 @@ def test_an_interrupt_has_a_root_of_its_own() -> None:
     }
 
 
+def test_an_interrupt_that_comes_right_behind_a_return() -> None:
+    """The return is over, and nobody has seen where it led: IRET goes there."""
+    m = Made("f", "asm_sysvec_apic_timer_interrupt", "g")
+    back = m.call("f", "g")
+    m.run("g", NOP, RET)
+    m.run("asm_sysvec_apic_timer_interrupt", IRET)
+    m.run("f", NOP, offset=back - m.at["f"])
+    attribution = m.fold()
+    assert paths(attribution.top) == {
+        f"{VCPU};f": (2, 0),
+        f"{VCPU};f;g": (2, 1),
+        "[interrupts];asm_sysvec_apic_timer_interrupt": (1, 1),
+    }
+    assert attribution.unmatched == 0
+
+
+def test_an_interrupt_that_comes_right_behind_a_call() -> None:
+    m = Made("f", "asm_sysvec_apic_timer_interrupt", "g")
+    back = m.call("f", "g")
+    m.run("asm_sysvec_apic_timer_interrupt", NOP)
+    m.run("asm_sysvec_apic_timer_interrupt", IRET, offset=1)
+    m.run("g", NOP, RET)
+    m.run("f", NOP, offset=back - m.at["f"])
+    attribution = m.fold()
+    assert paths(attribution.top) == {
+        f"{VCPU};f": (2, 0),
+        f"{VCPU};f;g": (2, 1),
+        "[interrupts];asm_sysvec_apic_timer_interrupt": (2, 1),
+    }
+    assert attribution.unmatched == 0
+
+
 def test_an_interrupt_by_a_stub() -> None:
     m = Made("f", "irq_entries_start", "asm_common_interrupt")
     m.run("f", NOP)
@@ -278,9 +310,10 @@ def made_nested(*handling: str, interrupt: bool) -> Made:
 def test_a_kernel_inside_is_told_from_our_guest() -> None:
     m = made_nested("npf_interception", interrupt=False)
     m.ran(m.block(0x1000, NOP, MOV_CR0), guest=True)
+    m.ran(m.block(0x402000, NOP, SYSCALL), guest=True)
     found = paths(m.fold().top)
     assert found["[L1]"] == (3, 0)
-    assert found["[guest]"] == (2, 0)
+    assert found["[guest]"] == (4, 0)
 
 
 def test_an_interrupt_after_a_load_undoes_nothing() -> None:
@@ -295,6 +328,27 @@ def test_an_interrupt_beside_a_fault_does_not_hide_it() -> None:
         attribution = made_nested(handler, interrupt=True).fold()
         assert attribution.undone == 1
         assert paths(attribution.top)["[L1]"] == (3, 0)
+
+
+def made_jumping(goes_on: int) -> Made:
+    """A guest that returns from a system call, an exit that is handled, and where it goes on."""
+    m = Made("run", "npf_interception")
+    m.ran(m.block(0x1000, NOP, SYSRET), guest=True)
+    back = m.call("run", "npf_interception", offset=3)
+    m.run("npf_interception", RET)
+    m.run("run", VMRUN, offset=back - m.at["run"])
+    m.ran(m.block(goes_on, NOP, NOP), guest=True)
+    return m
+
+
+def test_a_fetch_that_exits_does_not_undo_the_jump_before_it() -> None:
+    attribution = made_jumping(goes_on=0x3000).fold()
+    assert attribution.undone == 0
+    assert paths(attribution.top)["[guest]"] == (4, 0)
+
+
+def test_a_jump_that_is_made_again_was_interrupted() -> None:
+    assert made_jumping(goes_on=0x1001).fold().undone == 1
 
 
 def test_an_exit_that_nobody_is_seen_to_handle_was_an_instructions() -> None:
