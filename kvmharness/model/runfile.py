@@ -78,7 +78,7 @@ def _wrong_samples(case: CaseResult) -> str | None:
         return f"{len(late)} figures of deferred work of {len(case.deferred_vms)} VMs"
     if not all(abs(ns) < MOST_PER_OP for ns in late):
         return "deferred work is out of range"
-    if not all(0 < ticks < MOST_PER_OP for ticks in case.paces):
+    if not all(LEAST_PER_OP <= ticks < MOST_PER_OP for ticks in case.paces):
         return "a pace is out of range"
     return None
 

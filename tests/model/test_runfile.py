@@ -98,6 +98,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         (b'{"x": ' * 100_000, "not JSON or cut short"),
         (GOOD.replace(b'"vms": [', b'"vms": [7,', 1), "30 samples of 31 VMs"),
         (GOOD.replace(b'"paces": [', b'"paces": [0', 1), "a pace is out of range"),
+        (GOOD.replace(b'"paces": [', b'"paces": [1e-300', 1), "a pace is out of range"),
         (GOOD.replace(b'"samples": [', b'"samples": [1e308,', 1), "samples of"),
         (GOOD.replace(b"long64/cr0_wp", b"long64/empty"), "a case comes twice"),
         (GOOD.replace(b'"samples": [', b'"samples": ["x",', 1), "not a run"),
