@@ -14,6 +14,7 @@ from typing import NamedTuple
 from kvmharness.analysis import summary
 from kvmharness.errors import UsageError
 from kvmharness.model import explanation, note, runfile
+from kvmharness.model.explanation import File as Explained
 from kvmharness.model.note import Note
 from kvmharness.model.run import Run
 from kvmharness.text import printable
@@ -84,14 +85,16 @@ def one(path: Path) -> RunFile:
 class Folder(NamedTuple):
     """A timeline's folder: its runs, classed afresh, its notes, and what else it holds.
 
-    `differing` names the files whose figures are not those of the same job's run, `left_out` is
-    what is no run, with the reason; all by their names without folder and suffix.
+    `differing` names the files whose figures are not those of the same job's run, `explained` are
+    the steps that were, `left_out` is what is neither, with the reason; all by their names without
+    folder and suffix.
     """
 
     runs: list[RunFile]
     notes: dict[str, Note]
     differing: list[str]
     left_out: dict[str, str]
+    explained: dict[str, Explained]
 
 
 def _by_age(folder: Path) -> list[str]:
@@ -103,6 +106,25 @@ def _by_age(folder: Path) -> list[str]:
     return [name for _, name in sorted(ages)]
 
 
+def _explanation(path: Path, into: Folder) -> None:
+    try:
+        into.explained[path.stem] = explanation.read(path)
+    except UsageError as error:
+        into.left_out[printable(path.stem)] = str(error)
+
+
+def _run(path: Path, into: Folder) -> None:
+    try:
+        run = runfile.read(path)
+    except UsageError as error:
+        into.left_out[printable(path.stem)] = str(error)
+        return
+    if any(case.samples and not case.per_op for case in run.cases):  # cut short
+        summary.summarise(run)
+    summary.classify_cases(run)
+    into.runs.append(RunFile(printable(path.stem), run))
+
+
 def folder(path: Path) -> Folder:
     """Read what a timeline's folder holds, the oldest files first, whatever else may lie there.
 
@@ -112,7 +134,7 @@ def folder(path: Path) -> Folder:
         names = _by_age(path)
     except OSError as error:
         raise UsageError(f"read {path}: {error.strerror}; name a timeline's folder") from None
-    found = Folder([], {}, [], {})
+    found = Folder([], {}, [], {}, {})
     for name in names:
         stem, suffix = os.path.splitext(name)
         if suffix == note.NOTE:
@@ -121,16 +143,12 @@ def folder(path: Path) -> Folder:
                 found.notes[printable(stem)] = why
         elif suffix == note.RUN and note.DIFFERING in stem:
             found.differing.append(printable(stem))
-        elif suffix == note.RUN and not (path / name).is_file():
+        elif suffix not in (note.RUN, note.EXPLAINED):
+            continue
+        elif not (path / name).is_file():
             found.left_out[printable(stem)] = "it is no regular file"  # a FIFO would block
-        elif suffix == note.RUN:
-            try:
-                run = runfile.read(path / name)
-            except UsageError as error:
-                found.left_out[printable(stem)] = str(error)
-                continue
-            if any(case.samples and not case.per_op for case in run.cases):  # cut short
-                summary.summarise(run)
-            summary.classify_cases(run)
-            found.runs.append(RunFile(printable(stem), run))
+        elif suffix == note.EXPLAINED:
+            _explanation(path / name, found)
+        else:
+            _run(path / name, found)
     return found

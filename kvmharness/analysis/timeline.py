@@ -7,7 +7,9 @@ came to a branch later is a step of that branch.
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -78,6 +80,19 @@ class Step:
     def row(self) -> CaseComparison:
         """What the comparison of the two says of the case."""
         return self.comparison.rows[0]
+
+    @property
+    def of_cost(self) -> bool:
+        """Whether instructions differ, so that there is something to explain."""
+        return self.row.verdict in ("faster", "slower")
+
+    @property
+    def name(self) -> str:
+        """What to call the step among others: it stands for the case and both kernels' runs."""
+        facts = [self.case, *self.before.files, ">", *self.after.files]
+        digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+        words = (self.before.name, self.after.name, self.way.variant, self.case)
+        return re.sub(r"[^\w.+-]+", "-", "-".join(words))[:150] + f"-{digest[:16]}"
 
     @property
     def on_branch(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,12 +13,14 @@ from kvmharness.commands.options import kernels
 
 if TYPE_CHECKING:
     from kvmharness.analysis.symbols import Symbols
+    from kvmharness.analysis.tracefile import Trace
     from kvmharness.kernel.build import Recipe
     from kvmharness.kernel.resolve import Kernel
     from kvmharness.kernel.variants import Variant
     from kvmharness.lab.planning import Inner, Result
     from kvmharness.model.cases import Case
     from kvmharness.model.explanation import Explanation, File
+    from kvmharness.model.run import Run
 
 
 # Functions shown of a difference.
@@ -138,9 +140,29 @@ def labels(wanted: Sequence[Wanted], results: Sequence[Result]) -> list[str]:
     ]
 
 
-def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Explanation, Symbols]:
-    """Follow a result's trace.  Raises what became of the kernel, Unaccounted."""
-    from kvmharness.analysis import follow, symbols, tracefile
+@dataclass(frozen=True)
+class _Traced:
+    """A kernel that measured with the trace on, and what it left."""
+
+    label: str
+    run: Run
+    trace: Trace
+    known: Symbols
+    debug_info: Sequence[Path]
+
+    def explain(self, place: int, samples: int) -> Explanation:
+        """Explain the case at a place in the run.  Raises Unaccounted, Unavailable."""
+        from kvmharness.analysis import follow
+        from kvmharness.kernel import lines
+
+        explained, own = follow.follow(self.label, self.run, place, self.trace, self.known, samples)
+        explained.lines, explained.no_lines = lines.lines(own, self.debug_info)
+        return explained
+
+
+def _traced(label: str, one: Wanted, result: Result) -> _Traced:
+    """Read what a kernel left.  Raises what became of it."""
+    from kvmharness.analysis import symbols, tracefile
     from kvmharness.kernel import lines
 
     run = booting.run_of(result, f"lab: {label}")
@@ -150,37 +172,59 @@ def _explain(label: str, one: Wanted, result: Result, samples: int) -> tuple[Exp
         known = symbols.parse(result.traced.symbols.read_text())
     except ValueError as error:
         raise errors.LabLost(f"{label}: its symbols: {error}") from None
-    found = tracefile.read(result.traced.trace)
-    explained, own = follow.follow(label, run, 0, found, known, samples)
-    files = lines.files_of(one.kernel, one.modules)
-    explained.lines, explained.no_lines = lines.lines(own, files)
-    return explained, known
+    trace = tracefile.read(result.traced.trace)
+    return _Traced(label, run, trace, known, lines.files_of(one.kernel, one.modules))
+
+
+def _file(found: Sequence[_Traced], place: int, measured: Case, samples: int) -> File:
+    """Return the file that explains a case: in one kernel, or in two and what lies between."""
+    from kvmharness.analysis import call_difference
+    from kvmharness.model import explanation
+
+    explained = [one.explain(place, samples) for one in found]
+    between = None
+    if len(found) == 2:
+        (one, has_one), (other, has_other) = (
+            (kernel, traced.known.names.__contains__)
+            for kernel, traced in zip(explained, found, strict=True)
+        )
+        between = call_difference.difference(one, other, has_one, has_other)
+    return explanation.File(
+        explanation.SCHEMA,
+        __version__,
+        found[0].run.started,
+        measured.name,
+        explained,
+        between,
+    )
+
+
+def explain_each(
+    chosen: Sequence[Wanted], cases: Sequence[Case], samples: int
+) -> Iterator[File | errors.HarnessError]:
+    """Boot the kernels once, and explain each case in them, or say why that one cannot be.
+
+    Raises what became of the kernels.
+    """
+    from kvmharness.lab.workshop import Workshop
+
+    with Workshop() as workshop:
+        results = _boot(chosen, cases, samples, workshop.job())
+        names = labels(chosen, results)
+        found = [_traced(*each) for each in zip(names, chosen, results, strict=True)]
+        for place, measured in enumerate(cases):
+            try:
+                yield _file(found, place, measured, samples)
+            except errors.HarnessError as error:
+                yield error
 
 
 def explain(chosen: Sequence[Wanted], measured: Case, samples: int) -> File:
     """Boot the kernels and explain the case in each, and what lies between two."""
-    from kvmharness.analysis import call_difference
-    from kvmharness.lab.workshop import Workshop
-    from kvmharness.model import explanation
-
-    with Workshop() as workshop:
-        results = _boot(chosen, [measured], samples, workshop.job())
-        names = labels(chosen, results)
-        found = [
-            _explain(name, one, result, samples)
-            for name, one, result in zip(names, chosen, results, strict=True)
-        ]
-    kernels = [one for one, _ in found]
-    between = None
-    if len(found) == 2:
-        (one, has_one), (other, has_other) = found
-        between = call_difference.difference(
-            one, other, has_one.names.__contains__, has_other.names.__contains__
-        )
-    created = results[0].run.started if results[0].run else ""
-    return explanation.File(
-        explanation.SCHEMA, __version__, created, measured.name, kernels, between
-    )
+    (found,) = explain_each(chosen, [measured], samples)
+    if isinstance(found, errors.HarnessError):
+        raise found
+    return found
 
 
 def show_difference(named: Sequence[str], recipe: Recipe, variant: str, measured: Case) -> None:

@@ -94,6 +94,7 @@ class _Jobs:
         self._found = asked.found()
         self.there = 0
         self.failed: list[str] = []
+        self.kernels: list[Kernel] = []
 
     def _each(self) -> Iterator[Kernel]:
         yield from self._kernels
@@ -105,6 +106,7 @@ class _Jobs:
 
     def _of(self, kernel: Kernel) -> Iterator[Order]:
         """Yield the jobs of a kernel, or note that it cannot be read."""
+        self.kernels.append(kernel)
         try:
             for kind, variant in self._ways:
                 target = Target(kernel, variant, kind, f"-{kind.name}")
@@ -130,10 +132,11 @@ class _Jobs:
                 yield order
 
 
-def measure(asked: Asked, how: How, workers: Pool) -> int:
-    """Measure what is not there yet, and tell of each job on stderr; return the exit code.
+def measure(asked: Asked, how: How, workers: Pool) -> tuple[int, Sequence[Kernel]]:
+    """Measure what is not there yet, and tell of each job on stderr.
 
-    Raises UsageError, before anything is measured, for what cannot be.
+    Returns the exit code, and the kernels that were asked for.  Raises UsageError, before anything
+    is measured, for what cannot be.
     """
     ledger = Ledger(how.output)
     ledger.prepare()
@@ -146,7 +149,7 @@ def measure(asked: Asked, how: How, workers: Pool) -> int:
         codes.append(_code(ended))
     codes += [errors.EXIT_LOST] * bool(jobs.failed)
     _say(f"{done} jobs done, {jobs.there} were there already")
-    return exit_codes.worst(codes)
+    return exit_codes.worst(codes), jobs.kernels
 
 
 def show(folder: Path, since: str | None) -> int:
@@ -154,7 +157,7 @@ def show(folder: Path, since: str | None) -> int:
     held = load.folder(folder)
     first = history.since(since) if since else None
     found = timeline.timeline(held.runs, first)
-    timeline_table.show(found, tables.console())
+    timeline_table.show(found, held.explained, tables.console())
     left_out = [(why, name) for name, why in held.left_out.items()]
     for text in tables.by_reason("left out", left_out):
         _say(text)

@@ -74,7 +74,7 @@ def _timeline(folder: Path, since: str | None) -> str:
     found = timeline.timeline(held.runs, history.since(since) if since else None)
     left_out = dict.fromkeys(held.differing, "other figures than the run of the same job")
     notes = list(held.notes.values())
-    return timeline_page.render(found, notes, held.left_out | left_out)
+    return timeline_page.render(found, notes, held.left_out | left_out, held.explained)
 
 
 def _runs(runs: tuple[Path, ...], form: str) -> str:

@@ -65,6 +65,9 @@ VARIANTS = ("tdp", "legacy", "shadow")
 @click.option(
     "--scheduler", metavar="ADDRESS", help="Have the workers of this Dask scheduler do the jobs."
 )
+@click.option(
+    "--explain", is_flag=True, help="Say by which functions a cost changed; two boots a step."
+)
 @built
 @options.machines_at_once
 @options.amounts(samples=25)
@@ -82,6 +85,7 @@ def timeline(
     rebuild: bool,
     twice: bool,
     scheduler: str | None,
+    explain: bool,
     config: Path | None,
     reuse: bool,
     jobs: int | None,
@@ -93,12 +97,12 @@ def timeline(
     What -o DIR holds is not measured again: a timeline that was interrupted goes on, and grows by
     the kernels that are named next.  Without any it only tells what DIR holds.
 
-    Exit codes: 4 where a job was lost, or figures of one job differ.
+    Exit codes: 4 where a job or an explanation was lost, or figures of one job differ.
 
     Example: kvmharness timeline --debian --machine tcg-svm,bochs-vmx -o timeline
     """
     from kvmharness.analysis import exit_codes
-    from kvmharness.commands import history
+    from kvmharness.commands import explained_steps, history
     from kvmharness.kernel.build import Recipe
 
     if tags and tree is None:
@@ -111,6 +115,8 @@ def timeline(
         since=since,
         recipe=Recipe(config, reuse=reuse),
     )
+    if explain and not asked.any:
+        raise errors.UsageError("--explain: by booting which kernels? name them, or add --debian")
     codes = []
     if asked.any:
         how = history.How(
@@ -125,7 +131,10 @@ def timeline(
             twice,
         )
         with _pool(scheduler, jobs) as workers:
-            codes.append(history.measure(asked, how, workers))
+            code, kernels = history.measure(asked, how, workers)
+        codes.append(code)
+        if explain:
+            codes.append(explained_steps.explain(output, since, kernels))
     codes.append(history.show(output, since))
     sys.exit(exit_codes.worst(codes))
 

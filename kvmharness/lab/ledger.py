@@ -32,7 +32,7 @@ from kvmharness.model.run import Run
 
 LOCK = ".lock"
 # What `files` calls a file of ours that it has not finished.
-SCRATCH = re.compile(r"\..+-[0-9a-f]{16}(\.differing\d*)?\.(json|note|part)\.[0-9a-f]{8}")
+SCRATCH = re.compile(r"\..+-[0-9a-f]{16}(\.differing\d*)?\.(json|note|part|explained)\.[0-9a-f]{8}")
 
 Kept = Literal["new", "same", "differs", "noted"]
 

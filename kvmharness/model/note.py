@@ -1,4 +1,4 @@
-"""What a timeline's folder holds beside runs: notes of the jobs that have none."""
+"""What a timeline's folder holds, by the names of its files; notes of the jobs without a run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from kvmharness import inputs
 
 SCHEMA = "kvmharness.note/1"
 # What follows a job's name: its run; why it has none, and a part of one; a run of the same job
-# with other figures, which a number may follow.
-RUN, NOTE, PART, DIFFERING = ".json", ".note", ".part", ".differing"
+# with other figures, which a number may follow.  What follows a step's: its explanation.
+RUN, NOTE, PART, DIFFERING, EXPLAINED = ".json", ".note", ".part", ".differing", ".explained"
 
 State = Literal["done", "skipped", "lost", "bug"]
 

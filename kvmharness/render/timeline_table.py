@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -10,9 +10,13 @@ from rich.table import Table
 from kvmharness.analysis import causes
 from kvmharness.analysis.timeline import Line, Point, Step, Timeline, Way
 from kvmharness.model.clocks import UNITS
+from kvmharness.model.explanation import Change, File
 from kvmharness.model.run import CaseResult
 from kvmharness.render.tables import INSTRUCTIONS, by_reason, plain
 from kvmharness.text import figure
+
+# Functions named of a step, and callers of the first of them.
+FUNCTIONS, CALLERS = 4, 3
 
 
 def sentence(step: Step) -> str:
@@ -31,6 +35,30 @@ def sentence(step: Step) -> str:
         told = f"{row.case}: the class is {row.verdict} ({old.class_} → {new.class_}), not the cost"
     said = row.said if "→" in row.said and row.said not in told else ""
     return f"{told}; {said}" if said else told
+
+
+def why(step: Step, explained: Mapping[str, File]) -> str | None:
+    """Return by which functions the cost changed, None where nobody has followed it."""
+    found = explained.get(step.name)
+    if found is None or found.difference is None:
+        return None
+    changes = found.difference.changes
+    if not changes:
+        return "every function takes the same"
+    most = changes[:FUNCTIONS]
+    told = [f"{_signed(row.change)} {row.function}{_called(row, row is most[0])}" for row in most]
+    rest = sum(row.change for row in changes[FUNCTIONS:])
+    if len(changes) > FUNCTIONS:
+        told.append(f"{_signed(rest)} in {len(changes) - FUNCTIONS} others")
+    return f"by function: {', '.join(told)}"
+
+
+def _signed(value: float) -> str:
+    return f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+,.2f}"
+
+
+def _called(row: Change, first: bool) -> str:
+    return f" < {' < '.join(row.callers[:CALLERS])}" if first and row.callers else ""
 
 
 def between(step: Step) -> str:
@@ -73,7 +101,7 @@ def _costs(lines: Sequence[Line], kernels: Sequence[Point]) -> Table:
     return table
 
 
-def show(found: Timeline, out: Console) -> None:
+def show(found: Timeline, explained: Mapping[str, File], out: Console) -> None:
     """Print the costs of each way, its steps, and what is in no line."""
     ways: dict[Way, list[Line]] = {}
     for line in found.lines:
@@ -85,6 +113,9 @@ def show(found: Timeline, out: Console) -> None:
         for line in lines:
             for step in line.steps:
                 out.print(plain(f"{between(step)}: {sentence(step)}"), soft_wrap=True)
+                functions = why(step, explained)
+                if functions:
+                    out.print(plain(f"  {functions}"), soft_wrap=True)
         gaps = [(why, f"{name} {line.case}") for line in lines for name, why in line.gaps.items()]
         for text in by_reason("no figure", gaps):
             out.print(plain(text), soft_wrap=True)

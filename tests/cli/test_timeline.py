@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from kvmharness.model import note, runfile
+from kvmharness.analysis import load, timeline
+from kvmharness.commands import explained_steps
+from kvmharness.kernel.resolve import Kernel
+from kvmharness.model import explanation, note, runfile
 from kvmharness.model.note import Note
+from tests.support import made_up_explanation
 from tests.support.made_up_timeline import UNCURED, toggles
 
 Call = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -74,6 +78,33 @@ def test_figures_that_differed_once_are_an_alarm_until_somebody_looks(
     assert "9,9" not in done.stdout
 
 
+def test_what_is_known_of_a_steps_functions_is_told(kvmharness: Call, folder: Path) -> None:
+    (step,) = timeline.timeline(load.folder(folder).runs).steps
+    explanation.write(folder / f"{step.name}.explained", made_up_explanation.file())
+    (folder / "half.explained").write_text("{")
+    (folder / "pipe.explained").symlink_to("pipe.json")
+    done = kvmharness("timeline", "-o", str(folder))
+    assert "→ 4,868 insn/op" in done.stdout.split("by function: ")[0].splitlines()[-2]
+    for name in ("half", "pipe"):
+        assert f"left out: {name}" in done.stderr or f", {name}" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("releases", "why"),
+    [
+        ([], "5.10.1: nobody named it; add it"),
+        (["5.10.1"], "6.1.30: nobody named it; add it"),
+        (["5.10.1", "6.1.30", "5.10.1"], "5.10.1: several are called so"),
+    ],
+)
+def test_a_step_of_kernels_that_are_not_at_hand_is_not_explained(
+    folder: Path, capsys: pytest.CaptureFixture[str], releases: list[str], why: str
+) -> None:
+    kernels = [Kernel(name, name, Path("image"), None, name) for name in releases]
+    assert explained_steps.explain(folder, None, kernels) == 4
+    assert f"not explained: 5.10.1 → 6.1.30, tdp: {why}" in capsys.readouterr().err
+
+
 def test_the_page_is_written_and_what_was_there_is_kept(kvmharness: Call, folder: Path) -> None:
     out = folder.parent / "page.html"
     out.write_text("mine")
@@ -89,6 +120,7 @@ def test_the_page_is_written_and_what_was_there_is_kept(kvmharness: Call, folder
     [
         (["timeline", "-o", "nothing"], "read nothing: No such file or directory"),
         (["timeline", "-o", "there", "--tags", "v6*"], "--tags: of which tree?"),
+        (["timeline", "-o", "there", "--explain"], "--explain: by booting which kernels?"),
         (["timeline", "-o", "there", "--git", "."], "no kernel's source"),
         (["timeline", "-o", "there", "nosuch-kernel"], "kernel nosuch-kernel: no such file"),
         (["timeline", "-o", "there", "--debian", "--since", "x"], "--since x: no version"),

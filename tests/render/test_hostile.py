@@ -198,9 +198,9 @@ def test_any_value_anywhere_is_in_a_timeline_or_left_out(tmp_path: Path, text: s
     held = load.folder(tmp_path)
     found = timeline.timeline(held.runs)
     shown = io.StringIO()
-    timeline_table.show(found, Console(file=shown, width=tables.WIDTH))
+    timeline_table.show(found, held.explained, Console(file=shown, width=tables.WIDTH))
     assert "\x1b" not in shown.getvalue()
-    written = timeline_page.render(found, [], held.left_out)
+    written = timeline_page.render(found, [], held.left_out, held.explained)
     Page(written)
     assert "\x1b" not in written
     assert "<script>x" not in written

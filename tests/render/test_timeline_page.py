@@ -13,6 +13,7 @@ from kvmharness.analysis.timeline import timeline
 from kvmharness.errors import UsageError
 from kvmharness.model.note import Note
 from kvmharness.render.report import chart, timeline_page
+from tests.support import made_up_explanation
 from tests.support.made_up_timeline import UNCURED, toggles
 from tests.support.samples import class_of
 
@@ -48,6 +49,18 @@ def test_every_point_leads_to_its_row_and_every_mark_to_its_step() -> None:
     assert len(ids) == len(set(ids))
     assert set(links) == set(ids)
     assert len([i for i in ids if i[0] == "p"]) == 5 * 2 * 2  # kernels, ways, cases
+
+
+def test_a_step_that_was_explained_names_the_functions() -> None:
+    found = timeline(history())
+    one, other = found.steps[:2]
+    text = timeline_page.render(found, explained={one.name: made_up_explanation.file()})
+    (said,) = re.findall(r"<small>(by function: .*?)</small>", text)
+    assert said == (
+        "by function: +120 zap &lt; unload &lt; handle_exit &lt; run, +1.00 run, -1.00 unload, "
+        "+0.50 asm_sysvec_apic_timer_interrupt"
+    )
+    assert one.name != other.name
 
 
 def test_the_table_says_what_the_chart_says() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
+from types import MappingProxyType
 from typing import NamedTuple
 
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from kvmharness.analysis import totals
 from kvmharness.analysis.timeline import Line, Point, Step, Timeline, Way
 from kvmharness.errors import UsageError
 from kvmharness.model.counters import columns
+from kvmharness.model.explanation import File
 from kvmharness.model.note import Note
 from kvmharness.model.run import CaseResult
 from kvmharness.render import tables, timeline_table
@@ -39,11 +41,12 @@ class Row(NamedTuple):
 
 
 class Happened(NamedTuple):
-    """A step as the page tells it."""
+    """A step as the page tells it; `why` names the functions, None where nobody followed it."""
 
     anchor: str
     case: str
     sentence: str
+    why: str | None
 
 
 class Between(NamedTuple):
@@ -118,7 +121,17 @@ def _sections(found: Timeline, anchors: Anchors) -> list[Section]:
     return sections
 
 
-def _between(found: Timeline, anchors: Anchors) -> list[Between]:
+def _happened(step: Step, explained: Mapping[str, File], anchors: Anchors) -> Happened:
+    why = timeline_table.why(step, explained)
+    return Happened(
+        _anchor(anchors, step),
+        printable(step.case),
+        printable(timeline_table.sentence(step)),
+        why and printable(why),
+    )
+
+
+def _between(found: Timeline, explained: Mapping[str, File], anchors: Anchors) -> list[Between]:
     """Return the steps by the kernels around them, in the order of the newer kernel."""
     held: dict[tuple[str, Way], list[Step]] = {}
     ordered = sorted(found.steps, key=lambda s: (s.after.place, s.before.place, s.way, s.row.order))
@@ -128,14 +141,7 @@ def _between(found: Timeline, anchors: Anchors) -> list[Between]:
         Between(
             printable(title),
             way,
-            [
-                Happened(
-                    _anchor(anchors, step),
-                    printable(step.case),
-                    printable(timeline_table.sentence(step)),
-                )
-                for step in steps
-            ],
+            [_happened(step, explained, anchors) for step in steps],
         )
         for (title, way), steps in held.items()
     ]
@@ -146,7 +152,7 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def _notes(found: Timeline, notes: Sequence[Note], left_out: dict[str, str]) -> list[str]:
+def _notes(found: Timeline, notes: Sequence[Note], left_out: Mapping[str, str]) -> list[str]:
     lost = [
         (note.reason, f"{note.kernel} {note.variant} on {note.machine} ({note.state})")
         for note in notes
@@ -162,7 +168,10 @@ def _notes(found: Timeline, notes: Sequence[Note], left_out: dict[str, str]) -> 
 
 
 def render(
-    found: Timeline, notes: Sequence[Note] = (), left_out: dict[str, str] | None = None
+    found: Timeline,
+    notes: Sequence[Note] = (),
+    left_out: Mapping[str, str] = MappingProxyType({}),
+    explained: Mapping[str, File] = MappingProxyType({}),
 ) -> str:
     """Return the page.  Raises UsageError for a timeline without a single figure."""
     if not found.lines:
@@ -177,12 +186,12 @@ def render(
         .get_template("timeline.html.j2")
         .render(
             sections=_sections(found, anchors),
-            between=_between(found, anchors),
+            between=_between(found, explained, anchors),
             variants=list(dict.fromkeys(way.variant for way in ways)),
             vendors=list(dict.fromkeys(way.vendor for way in ways)),
             machines=list(dict.fromkeys(way.machine for way in ways)),
             kernels=kernels,
-            remarks=_notes(found, notes, left_out or {}),
+            remarks=_notes(found, notes, left_out),
             vendor=vendor,
             chart=chart,
             script=Markup(script),
