@@ -8,7 +8,7 @@ both have, and named apart.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from kvmharness.analysis.calltree import Node
 from kvmharness.analysis.explain import tree
@@ -29,11 +29,43 @@ def is_root(name: str) -> bool:
     return name.startswith("[")
 
 
-def without(top: Node, has: Has) -> Charged:
+def _bottoms(top: Node, has: Has) -> dict[str, str]:
+    """Return the function at the bottom of most of each root's stacks, by the root's name.
+
+    Only of functions that the other kernel has.
+    """
+    totals = top.totals()
+    most = {
+        root.name: max(root.children.values(), key=lambda node: totals[node]).name
+        for root in top.children.values()
+        if root.children
+    }
+    return {root: name for root, name in most.items() if has(name) and not is_root(name)}
+
+
+def _lower(top: Node, has: Has, others: Mapping[str, str], charged: Charged) -> None:
+    """Charge what is at the bottom of a stack, and not in the other kernel, to what is there in it.
+
+    A sample shows no caller of the loop that it is in: the other's is the nearest known.
+    """
+    for root in top.children.values():
+        name = others.get(root.name)
+        for node in [node for node in root.children.values() if not has(node.name)]:
+            if name is None or is_root(node.name):
+                continue
+            charged[name][node.name] += node.own
+            del root.children[node.name]
+            root.child(name).absorb(node)
+
+
+def _without(top: Node, has: Has, others: Mapping[str, str]) -> Charged:
     """Dissolve the functions below `top` that the other kernel does not have.
 
-    Returns what they took themselves, by the function that it is charged to.
+    `others` are the bottoms of its stacks.  Returns what the dissolved ones took themselves, by the
+    function that it is charged to.
     """
+    charged: Charged = defaultdict(lambda: defaultdict(int))
+    _lower(top, has, others, charged)
     bags: dict[Node, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for node in reversed(list(top.walk())):
         called = node.parent is not None and node.parent is not top
@@ -43,11 +75,19 @@ def without(top: Node, has: Has) -> Charged:
         for name, own in [(node.name, node.own), *bags.pop(node, {}).items()]:
             bag[name] += own
         node.dissolve()
-    charged: Charged = defaultdict(lambda: defaultdict(int))
     for node, bag in bags.items():
         for name, own in bag.items():
             charged[node.name][name] += own
     return charged
+
+
+def align(one: Node, other: Node, has_before: Has, has_after: Has) -> tuple[Charged, Charged]:
+    """Dissolve in either tree what the other's kernel has no symbol of, so that the rest pairs.
+
+    Returns what the dissolved ones took themselves, by the function that it is charged to.
+    """
+    below, other_below = _bottoms(one, has_after), _bottoms(other, has_before)
+    return _without(one, has_after, other_below), _without(other, has_before, below)
 
 
 def _per_op(charged: Charged, ops: int) -> dict[str, float]:
@@ -91,8 +131,7 @@ def difference(
     The changes are sorted by size and add up to the difference of the figures.
     """
     one, other = tree(before.nodes), tree(after.nodes)
-    only_before = without(one, has_after)
-    only_after = without(other, has_before)
+    only_before, only_after = align(one, other, has_before, has_after)
     owns, other_owns = _owns(one), _owns(other)
     chains, other_chains = _callers(one), _callers(other)
     changes = []

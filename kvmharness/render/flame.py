@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
-from kvmharness.analysis.call_difference import is_root, without
+from kvmharness.analysis.call_difference import align, is_root
 from kvmharness.analysis.calltree import Node
 from kvmharness.analysis.explain import tree
 from kvmharness.model.explanation import CallNode, Difference, Explanation
@@ -143,8 +143,11 @@ class _Pairs:
 
     def __init__(self, before: Explanation, after: Explanation, between: Difference) -> None:
         self.tops = tree(before.nodes), tree(after.nodes)
-        without(self.tops[0], lambda name: name not in between.only_before)
-        without(self.tops[1], lambda name: name not in between.only_after)
+        align(
+            *self.tops,
+            lambda name: name not in between.only_after,
+            lambda name: name not in between.only_before,
+        )
         self._totals = self.tops[0].totals() | self.tops[1].totals()
         self._ops = before.ops, after.ops
         owns = [self._per_op(nodes, own=True) for _, nodes in self._walk()]

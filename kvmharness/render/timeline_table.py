@@ -54,7 +54,7 @@ def why(step: Step, explained: Mapping[str, File]) -> str | None:
 
 
 def _signed(value: float) -> str:
-    return f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+,.2f}"
+    return f"{value:+,.0f}" if abs(value) >= 10 else f"{value:+,.2f}".rstrip("0").rstrip(".")
 
 
 def _called(row: Change, first: bool) -> str:

@@ -61,6 +61,27 @@ def test_changes_that_cancel_out_are_said() -> None:
     assert sentence.startswith("a takes 15 instructions per op, b as many; the largest change")
 
 
+def test_the_bottom_of_a_stack_pairs_whatever_the_loop_is_called() -> None:
+    """One kernel's loop is in `run`, which nobody returns from; the other's was inlined."""
+    one = explanation("a", "[vCPU thread] 0 0\n[vCPU thread];run 50 0\n[vCPU thread];run;f 100 1")
+    other = explanation(
+        "b", "[vCPU thread] 0 0\n[vCPU thread];ioctl 60 0\n[vCPU thread];ioctl;f 100 1"
+    )
+    found = difference(one, other, everything, has({"ioctl", "f"}))
+    assert found.changes == [Change("ioctl", 5.0, 6.0, [])]
+    assert found.only_before == {"run": 5.0}
+    back = difference(other, one, has({"ioctl", "f"}), everything)
+    assert back.changes == [Change("ioctl", 6.0, 5.0, [])]
+    assert back.only_after == {"run": 5.0}
+
+
+def test_bottoms_that_neither_kernel_shares_are_left_to_the_root() -> None:
+    one = explanation("a", "[vCPU thread] 0 0\n[vCPU thread];run 50 0")
+    other = explanation("b", "[vCPU thread] 0 0\n[vCPU thread];ioctl 60 0")
+    found = difference(one, other, has({"run"}), has({"ioctl"}))
+    assert found.changes == [Change("[vCPU thread]", 5.0, 6.0, [], ["ioctl"])]
+
+
 NAMES = st.sampled_from("f g h [guest]".split())
 TREES = st.lists(
     st.tuples(st.lists(NAMES, min_size=1, max_size=4), st.integers(0, 1000)), min_size=1, max_size=8

@@ -57,8 +57,8 @@ def test_a_step_that_was_explained_names_the_functions() -> None:
     text = timeline_page.render(found, explained={one.name: made_up_explanation.file()})
     (said,) = re.findall(r"<small>(by function: .*?)</small>", text)
     assert said == (
-        "by function: +120 zap &lt; unload &lt; handle_exit &lt; run, +1.00 run, -1.00 unload, "
-        "+0.50 asm_sysvec_apic_timer_interrupt"
+        "by function: +120 zap &lt; unload &lt; handle_exit &lt; run, +1 run, -1 unload, "
+        "+0.5 asm_sysvec_apic_timer_interrupt"
     )
     assert one.name != other.name
 
