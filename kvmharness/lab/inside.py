@@ -199,7 +199,8 @@ def _do(sender: Sender, steps: _Steps) -> JobOutcome:
     if job.symbols:
         sender.say("sending symbols")
         sender.send(SYMBOLS, _functions())
-    return msgspec.structs.replace(outcome, steps=steps.done)
+    inner = {f"{nested.LEVEL}{name}": ns for name, ns in outcome.steps.items()}
+    return msgspec.structs.replace(outcome, steps=steps.done | inner)
 
 
 def main() -> None:
