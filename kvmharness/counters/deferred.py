@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import time
-import weakref
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
+
+from kvmharness.counters.idle import idle_time
 
 T = TypeVar("T")
 By = Literal["cpu", "threads"]
@@ -25,9 +24,6 @@ PROC = Path("/proc")
 # Flag of a task in /proc/PID/stat (include/linux/sched.h): a thread of the kernel's own.
 PF_KTHREAD = 0x00200000
 FLAGS = 6  # which field of /proc/PID/stat, behind the name
-IDLE = re.compile(rb"\.idle_sleeptime\s*:\s*(\d+) nsecs")
-# Bytes to read at once; a file of /proc may give less.
-AT_ONCE = 1 << 14
 # An RCU grace period takes some ticks of the kernel's timer, of 4 ms mostly.  No multiple of a
 # tick: or the same part of every tick would be measured, that with the interrupt in it, say.
 SLICE_S = 0.0413
@@ -65,37 +61,6 @@ def between(before: Reading, after: Reading) -> Work:
     return Work(worked, after.at - before.at)
 
 
-class IdleTime:
-    """How long the first CPU has idled, by /proc/timer_list.
-
-    An emulated kernel takes longer to print that file than a small guest to run, so it is held
-    open, and read no further than to the line that tells.
-    """
-
-    def __init__(self, proc: Path = PROC) -> None:
-        self._file: int | None = None
-        self._enough = AT_ONCE
-        with suppress(OSError):  # a kernel without it, or not for us
-            self._file = os.open(proc / "timer_list", os.O_RDONLY | os.O_CLOEXEC)
-            weakref.finalize(self, os.close, self._file)
-
-    def ns(self) -> int | None:
-        """Return how long it has idled, in ns; None where this kernel does not say."""
-        if self._file is None:
-            return None
-        text, found = b"", None
-        while found is None:
-            part = os.pread(self._file, self._enough - len(text), len(text))
-            if not part:
-                return None
-            text += part
-            found = IDLE.search(text)
-            if len(text) == self._enough and not found:  # a timer was added before it
-                self._enough += AT_ONCE
-        self._enough = found.end()
-        return int(found[1]) or None
-
-
 class DeferredWork:
     """Reads the work of others off this kernel.
 
@@ -112,8 +77,8 @@ class DeferredWork:
         self.by: By = "threads"
         self._proc = proc
         self._kernels: dict[int, bool] = {}  # which tasks are the kernel's
-        self._idle = IdleTime(proc)
-        if os.cpu_count() == 1 and self._idle.ns() is not None:
+        self._idle = idle_time(proc) if os.cpu_count() == 1 else None
+        if self._idle:
             self.by = "cpu"
         else:
             self.absent = self._why_no_threads()
@@ -148,13 +113,11 @@ class DeferredWork:
 
     def read(self) -> Reading:
         """Return how far the work has come."""
-        if self.by == "threads":
+        if self._idle is None:
             return Reading(time.monotonic_ns(), self._threads())
         idle = self._idle.ns()
         if idle is None:
-            raise OSError(
-                errno.EIO, "it does not tell any more how long the CPU idled", "timer_list"
-            )
+            raise OSError(errno.EIO, "it does not tell any more how long the CPU idled", "idle")
         at = time.monotonic_ns()
         return Reading(at, {0: at - idle - time.process_time_ns()})
 
@@ -172,6 +135,12 @@ class DeferredWork:
         It takes at least `least` slices, the first of which is `longer_ns` longer.  Returns how
         many it took, and what was read last.
         """
+        if self._idle is None:
+            return self._settle(least, longer_ns)
+        with self._idle.watched():
+            return self._settle(least, longer_ns)
+
+    def _settle(self, least: int, longer_ns: int) -> tuple[int, Reading]:
         before, number = self.read(), 0
         while True:
             number += 1

@@ -194,6 +194,27 @@ static int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int h
 	return fd < 0 ? -errno : fd;
 }
 
+/*
+ * Write down when a tracepoint is passed on a CPU, by CLOCK_MONOTONIC, from kvmh_event_switch() on:
+ * a record is struct { perf_event_header; u64 ns; }.  Returns a descriptor to be mapped.
+ */
+static int kvmh_event_log(uint64_t config, int cpu)
+{
+	struct perf_event_attr attr = {
+		.type = PERF_TYPE_TRACEPOINT,
+		.size = sizeof(attr),
+		.config = config,
+		.sample_period = 1,
+		.sample_type = PERF_SAMPLE_TIME,
+		.disabled = 1,
+		.use_clockid = 1,
+		.clockid = CLOCK_MONOTONIC,
+	};
+	int fd = syscall(SYS_perf_event_open, &attr, -1, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+
+	return fd < 0 ? -errno : fd;
+}
+
 static int kvmh_event_filter(int fd, const char *filter)
 {
 	return ioctl(fd, PERF_EVENT_IOC_SET_FILTER, filter) < 0 ? -errno : 0;

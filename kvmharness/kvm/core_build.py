@@ -70,6 +70,7 @@ void kvmh_out8(uint16_t port, uint8_t value);
 void kvmh_out16(uint16_t port, uint16_t value);
 void kvmh_in8(uint16_t port, uint8_t *buffer, unsigned long count);
 int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int host_only, int thread);
+int kvmh_event_log(uint64_t config, int cpu);
 int kvmh_event_filter(int fd, const char *filter);
 int kvmh_event_switch(int fd, int on);
 void kvmh_trace_settled(void);

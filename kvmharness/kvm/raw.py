@@ -168,6 +168,15 @@ def event_open(kind: int, config: int, exclude: str = "", thread: int = 0) -> in
     return _check(found, "perf_event_open")
 
 
+def event_log(config: int, cpu: int) -> int:
+    """Write down when a tracepoint is passed on a CPU, once it is switched on.
+
+    Returns a descriptor to map: records of a header and 64 bits, ns of CLOCK_MONOTONIC.
+    Source: perf_event_open(2).  Raises OSError.
+    """
+    return _check(lib.kvmh_event_log(config, cpu), "perf_event_open")
+
+
 def event_filter(descriptor: int, text: str) -> None:
     """Count only those of a tracepoint for which `text` holds.  Raises OSError."""
     _check(lib.kvmh_event_filter(descriptor, text.encode()), f"filter {text!r}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from kvmharness import child
-from kvmharness.counters.deferred import IdleTime
+from kvmharness.counters.idle import TimerList
 from kvmharness.errors import HarnessError
 from kvmharness.guest import forced_emulation
 from kvmharness.kernel import variants
@@ -92,11 +92,13 @@ class _Steps:
 
     def __init__(self) -> None:
         self.done: dict[str, int] = {}
-        self._idle = IdleTime()
+        self._idle = TimerList()
 
     def mark(self, name: str) -> None:
         """Note that a step is done, again where it is done in parts."""
-        self.done[name] = time.monotonic_ns() - (self._idle.ns() or 0)
+        idle = self._idle.ns()
+        if idle is not None:  # or nobody can tell work from waiting
+            self.done[name] = time.monotonic_ns() - idle
 
 
 class _Reporter:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from kvmharness.counters import deferred
-from kvmharness.counters.deferred import DeferredWork, IdleTime, Reading, Work, between
+from kvmharness.counters.deferred import DeferredWork, Reading, Work, between
+from kvmharness.counters.idle import TimerList
 
 
 def made_up(proc: Path, tasks: dict[int, tuple[int, int]]) -> Path:
@@ -63,7 +64,7 @@ def test_one_cpu_tells_all_that_it_did_but_for_idling_and_us(
 def test_the_idle_time_is_found_wherever_it_lies_in_the_file(tmp_path: Path) -> None:
     timers = tmp_path / "timer_list"
     timers.write_text("cpu: 0\n  .idle_sleeptime : 999 nsecs\n  .later : 1 nsecs\n")
-    idle = IdleTime(tmp_path)
+    idle = TimerList(tmp_path)
     assert idle.ns() == 999
     timers.write_text("cpu: 0\n  .idle_sleeptime : 1000 nsecs\n  .later : 1 nsecs\n")
     assert idle.ns() == 1000, "a digit more is not cut off"
@@ -71,7 +72,7 @@ def test_the_idle_time_is_found_wherever_it_lies_in_the_file(tmp_path: Path) -> 
     assert idle.ns() == 12345
     timers.write_text("cpu: 0\n")
     assert idle.ns() is None
-    assert IdleTime(tmp_path / "none").ns() is None
+    assert TimerList(tmp_path / "none").ns() is None
 
 
 def test_a_file_that_comes_in_pieces_is_read_on(
@@ -89,7 +90,7 @@ def test_a_file_that_comes_in_pieces_is_read_on(
         return real(file, min(size, 7 if at == 0 else 4096), at)
 
     monkeypatch.setattr("os.pread", short)
-    idle = IdleTime(tmp_path)
+    idle = TimerList(tmp_path)
     assert [idle.ns(), idle.ns()] == [42, 42]
     timers.write_text("cpu: 0\n")
     assert idle.ns() is None
@@ -115,7 +116,8 @@ class _Backlog(DeferredWork):
     """A kernel with work for some slices, told by what read() answers."""
 
     def __init__(self, busy: int) -> None:
-        self.absent, self.by, self.slept, self._busy = None, "cpu", 0, busy
+        self.absent, self.by, self._idle = None, "cpu", None
+        self.slept, self._busy = 0, busy
 
     def read(self) -> Reading:
         done = min(self.slept, self._busy) * int(deferred.SLICE_S * 1e9)
