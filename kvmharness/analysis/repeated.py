@@ -2,41 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 
 from kvmharness.model.run import CaseResult, Run
-from kvmharness.text import figure
 
-# What a machine does for itself, a tick or a character to be sent, falls at other moments each
-# time: so many instructions in a sample, and such a share, are no difference of deferred work.
-NOISE, NOISE_SHARE = 20_000, 0.01
-# A tick takes more than so many.
-TICK = 2_000
+# What two runs of one case have that is to be the same, each of them in its place.
+SAME = {"samples": "sample", "deferred_samples": "deferred work"}
 
 
-def _deferred_differs(one: CaseResult, other: CaseResult) -> bool:
-    if not one.deferred_samples or not other.deferred_samples:
-        return one.deferred_samples != other.deferred_samples
-    a, b = (statistics.median(result.deferred_samples) for result in (one, other))
-    noise = NOISE / max((one.iterations or 1) - 1, 1)
-    return abs(a - b) > noise + NOISE_SHARE * max(abs(a), abs(b))
-
-
-def _samples_that_differ(one: CaseResult, other: CaseResult) -> tuple[float, float] | None:
-    """Return a sample of each that differ as no tick explains, None where there are none.
-
-    Boots of one job come in two kinds, whose ticks fall at other places in a sample and cost it
-    some dozens of instructions more or less; the samples without one are the same to the last.
-    """
-    if not one.samples:
-        return None
-    ops = max(one.iterations or 1, 1)
-    ticked = min(*one.samples, *other.samples) + TICK / ops
-    for a, b in zip(one.samples, other.samples, strict=True):
-        if a != b and (max(a, b) < ticked or abs(a - b) > NOISE / ops):
-            return a, b
-    return None
+def _exact(value: float) -> str:
+    """Format a figure so that another one reads otherwise."""
+    return f"{value:,.4f}".rstrip("0").rstrip(".")
 
 
 def _ended(result: CaseResult) -> str:
@@ -49,15 +25,13 @@ def _difference(one: CaseResult, other: CaseResult) -> str | None:
     """Say in which figure two results of a case differ, None where they do not."""
     if _ended(one) != _ended(other):
         return f"{_ended(one)} and {_ended(other)}"
-    if len(one.samples) != len(other.samples):
-        return f"{len(one.samples)} and {len(other.samples)} samples"
-    pair = _samples_that_differ(one, other)
-    if pair:
-        return f"sample {figure(pair[0])} and {figure(pair[1])} {one.unit}/op"
-    if _deferred_differs(one, other):
-        late = (r.deferred_samples for r in (one, other))
-        said = " and ".join(figure(statistics.median(each)) if each else "none" for each in late)
-        return f"deferred work {said} {one.unit}/op"
+    for name, what in SAME.items():
+        a, b = getattr(one, name), getattr(other, name)
+        if len(a) != len(b):
+            return f"{what}: {len(a)} and {len(b)} figures"
+        pair = next((pair for pair in zip(a, b, strict=True) if pair[0] != pair[1]), None)
+        if pair:
+            return f"{what} {' and '.join(map(_exact, pair))} {one.unit}/op"
     for name in sorted(one.counters.keys() | other.counters.keys()):
         counted = one.counters.get(name), other.counters.get(name)
         if counted[0] != counted[1]:

@@ -194,6 +194,45 @@ static int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int h
 	return fd < 0 ? -errno : fd;
 }
 
+static uint64_t kvmh_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000ULL + now.tv_nsec;
+}
+
+/* Sleep until CLOCK_MONOTONIC has come to this many ns. */
+static void kvmh_sleep_until(uint64_t ns)
+{
+	struct timespec until = { .tv_sec = ns / 1000000000, .tv_nsec = ns % 1000000000 };
+
+	while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL) == EINTR)
+		;
+}
+
+#define TICK_NS		1500		/* an interrupt takes longer, a reading of the clock does not */
+#define TICKS_ALIKE_NS	5000
+
+/*
+ * Return `lead` ns before the kernel's next tick: where reading the clock was held up shows where the
+ * last ones were.  Returns after `most` ns at the latest.
+ */
+static void kvmh_before_tick(uint64_t lead, uint64_t most)
+{
+	uint64_t begin = kvmh_now(), last = begin, now, tick = 0, period = 0, until = 0;
+
+	for (; (now = kvmh_now()) - begin < most && !(until && now >= until); last = now) {
+		if (now - last < TICK_NS)
+			continue;
+		if (tick && period && last - tick < period + TICKS_ALIKE_NS &&
+		    last - tick + TICKS_ALIKE_NS > period)
+			until = last + period - lead;
+		period = tick ? last - tick : 0;
+		tick = last;
+	}
+}
+
 /*
  * Write down when a tracepoint is passed on a CPU, by CLOCK_MONOTONIC, from kvmh_event_switch() on:
  * a record is struct { perf_event_header; u64 ns; }.  Returns a descriptor to be mapped.

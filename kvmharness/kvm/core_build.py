@@ -70,6 +70,8 @@ void kvmh_out8(uint16_t port, uint8_t value);
 void kvmh_out16(uint16_t port, uint16_t value);
 void kvmh_in8(uint16_t port, uint8_t *buffer, unsigned long count);
 int kvmh_event_open(uint32_t type, uint64_t config, int guest_only, int host_only, int thread);
+void kvmh_sleep_until(uint64_t ns);
+void kvmh_before_tick(uint64_t lead, uint64_t most);
 int kvmh_event_log(uint64_t config, int cpu);
 int kvmh_event_filter(int fd, const char *filter);
 int kvmh_event_switch(int fd, int on);

@@ -168,6 +168,19 @@ def event_open(kind: int, config: int, exclude: str = "", thread: int = 0) -> in
     return _check(found, "perf_event_open")
 
 
+def sleep_until(ns: int) -> None:
+    """Sleep until CLOCK_MONOTONIC has come to `ns`; at once where it has."""
+    lib.kvmh_sleep_until(ns)
+
+
+def before_tick(lead: int, most: int) -> None:
+    """Return `lead` ns before the kernel's next tick, after `most` ns at the latest.
+
+    It keeps this CPU busy meanwhile, on a machine that is an emulated one: others hold it up.
+    """
+    lib.kvmh_before_tick(lead, most)
+
+
 def event_log(config: int, cpu: int) -> int:
     """Write down when a tracepoint is passed on a CPU, once it is switched on.
 

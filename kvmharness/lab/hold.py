@@ -2,10 +2,15 @@
 
 Both by devices of QEMU's, and by instructions that wait for nobody: the machine stops at this one,
 and finds its job there before the next one.  So it executes the same, however often it goes on and
-whenever.  Light: one side of it runs inside.
+whenever.  Its clock alone may differ: QEMU, before it knows that it has stopped, may take the CPU
+for idle and let the clock jump to the next tick.  So the machine stops right before one, which then
+meets the same process in the same mode either way, and waits for a time that comes after both.
+Light: one side of it runs inside.
 """
 
 from __future__ import annotations
+
+import time
 
 from kvmharness.kvm import raw
 
@@ -19,6 +24,10 @@ ENTRY = 64
 NEEDED = "CONFIG_X86_IOPL_IOPERM"
 # What the inside says before it stops: whoever panics has not said it.
 READY = "ready"
+# ns.  From the stop to the tick: more than the way to it takes, and less than reading the job.
+LEAD, LONGEST = 40_000, 200_000_000
+# The machine goes on with its work at a multiple of this: longer than any tick.
+STEP = 100_000_000
 
 
 def _select(key: int, size: int) -> bytes:
@@ -41,9 +50,11 @@ def until_told() -> bytes:
     """Stop the machine; return the job that it finds when it goes on.  Raises OSError."""
     raw.open_ports(PANIC_PORT, 1)
     raw.open_ports(SELECT, 2)
+    raw.before_tick(LEAD, LONGEST)
     raw.port_write(PANIC_PORT, PANICKED)
     found = _found()
     if found is None:
         raise OSError("the machine went on and was given no job")
-    key, size = found
-    return _select(key, size)
+    job = _select(*found)
+    raw.sleep_until((time.monotonic_ns() // STEP + 1) * STEP)
+    return job

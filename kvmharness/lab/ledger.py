@@ -76,6 +76,7 @@ def name_of(target: Target, plan: LabPlan, parts: Sequence[Part]) -> str:
         "variant": [target.variant.name, *target.variant.command_line(machine.vendor)],
         "machine": [machine.name, machine.cpu, machine.emulator.name, machine.emulator.version()],
         "memory": machine.emulator.memory_mib,
+        "options": machine.emulator.options,
         "cases": [case.name for case in plan.cases],
         "settings": msgspec.to_builtins(plan.settings[machine.clock]),
         "boot": target.boot,

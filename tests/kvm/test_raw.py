@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 
 import pytest
 
@@ -111,3 +112,16 @@ def test_a_handler_that_raises_ends_the_setting_up(system: System) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_it_sleeps_until_a_time_and_no_longer_where_that_is_past() -> None:
+    begin = time.monotonic_ns()
+    raw.sleep_until(begin + 20_000_000)
+    assert time.monotonic_ns() - begin >= 20_000_000
+    raw.sleep_until(0)
+
+
+def test_waiting_for_a_tick_ends_where_none_is_seen() -> None:
+    begin = time.monotonic_ns()
+    raw.before_tick(40_000, 30_000_000)
+    assert time.monotonic_ns() - begin < 5e9
