@@ -11,16 +11,16 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
-from kvmharness.counters.idle import idle_time
+from kvmharness.counters.idle import PROC, idle_time
 
 T = TypeVar("T")
 By = Literal["cpu", "threads"]
 
-PROC = Path("/proc")
 # Flag of a task in /proc/PID/stat (include/linux/sched.h): a thread of the kernel's own.
 PF_KTHREAD = 0x00200000
 FLAGS = 6  # which field of /proc/PID/stat, behind the name
@@ -135,22 +135,17 @@ class DeferredWork:
         It takes at least `least` slices, the first of which is `longer_ns` longer.  Returns how
         many it took, and what was read last.
         """
-        if self._idle is None:
-            return self._settle(least, longer_ns)
-        with self._idle.watched():
-            return self._settle(least, longer_ns)
-
-    def _settle(self, least: int, longer_ns: int) -> tuple[int, Reading]:
-        before, number = self.read(), 0
-        while True:
-            number += 1
-            time.sleep(SLICE_S + (longer_ns / 1e9 if number == 1 else 0.0))
-            now = self.read()
-            work = between(before, now)
-            quiet = work.worked <= QUIET_SHARE * work.elapsed or number >= MOST_SLICES[self.by]
-            if quiet and number >= least:
-                return number, now
-            before = now
+        with self._idle.watched() if self._idle else nullcontext():
+            before, number = self.read(), 0
+            while True:
+                number += 1
+                time.sleep(SLICE_S + (longer_ns / 1e9 if number == 1 else 0.0))
+                now = self.read()
+                work = between(before, now)
+                quiet = work.worked <= QUIET_SHARE * work.elapsed or number >= MOST_SLICES[self.by]
+                if quiet and number >= least:
+                    return number, now
+                before = now
 
     def of(self, call: Callable[[], T], like: Work | None = None) -> tuple[T, Work]:
         """Return what `call` gave, and the work of others until all of it was done.

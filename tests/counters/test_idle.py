@@ -60,7 +60,7 @@ def test_both_ways_tell_the_same(events: IdleEvents) -> None:
     assert abs(one - other) < 0.05 * elapsed
 
 
-def log_of(records: list[bytes], head: int | None = None, tail: int = 0) -> idle._Log:
+def log_of(records: list[bytes], tail: int = 0) -> idle._Log:
     """Return a log whose map holds these records, the first at `tail`."""
     log = object.__new__(idle._Log)
     size = PAGES * mmap.PAGESIZE
@@ -69,7 +69,7 @@ def log_of(records: list[bytes], head: int | None = None, tail: int = 0) -> idle
     for record in records:
         log._map[mmap.PAGESIZE + at % size : mmap.PAGESIZE + at % size + len(record)] = record
         at += len(record)
-    NUMBER.pack_into(log._map, HEAD, at if head is None else head)
+    NUMBER.pack_into(log._map, HEAD, at)
     NUMBER.pack_into(log._map, TAIL, tail)
     return log
 
@@ -84,7 +84,7 @@ def test_a_log_is_read_on_where_it_was_left_and_around_its_end() -> None:
     assert log.taken() == []
 
 
-def test_records_that_were_lost_are_no_idling(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_were_lost_are_no_idling() -> None:
     log = log_of([sample(1), RECORD.pack(2, 0, 24, 7) + bytes(8)])
     with pytest.raises(OSError, match="were lost"):
         log.taken()

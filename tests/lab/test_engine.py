@@ -133,8 +133,8 @@ def taken_cpu() -> Iterator[int]:
 
 def test_who_gets_no_cpu_is_not_silent(run: Run, tmp_path: Path, taken_cpu: int) -> None:
     some, all_ = (sending(tmp_path, "some", RUN), sending(tmp_path, "all", OUTCOME))
-    busy = "until_() { while read now _ </proc/uptime && [ ${now%.*} -lt $1 ]; do :; done; }"
-    busy += "; read now _ </proc/uptime; until_ $((${now%.*} + 7))"
+    busy = "read now _ </proc/uptime; end=$((${now%.*} + 7))"
+    busy += "; while [ ${now%.*} -lt $end ]; do read now _ </proc/uptime; done"
     began = time.monotonic()
     left = run(f"{some}; taskset -p -c {taken_cpu} $$ >said; {busy}; {all_}", silent_s=3.5)
     assert left.lost is None
